@@ -1,0 +1,43 @@
+"""Time and chance: the only module that imports `time` and `random`.
+
+Everything else is handed a `Clock`, so that a test decides what time it is.
+"""
+
+import random
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the data plane needs of the world's clock and dice."""
+
+    def now(self) -> float:
+        """Monotonic seconds; only differences mean anything."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since the epoch, for logs alone: wall time jumps."""
+        ...
+
+    def jitter(self, value: float, share: float) -> float:
+        """`value` stretched by up to `share` of itself, evenly drawn."""
+        ...
+
+    def token(self) -> bytes:
+        """32 hex digits nobody else has drawn: a request id, not a secret."""
+        ...
+
+
+class SystemClock:
+    """The real one."""
+
+    now = staticmethod(time.monotonic)
+    wall = staticmethod(time.time)  # noqa: TID251 - this is the clock
+
+    @staticmethod
+    def jitter(value: float, share: float) -> float:
+        return value * (1.0 + share * random.random())
+
+    @staticmethod
+    def token() -> bytes:
+        return b"%032x" % random.getrandbits(128)

@@ -1,0 +1,115 @@
+"""One request and its answer, and what a stage may say about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.balance.endpoint import Endpoint
+    from sidecar.errors import Refusal
+    from sidecar.http1.request import Request
+    from sidecar.pipeline import Pipeline
+
+
+class Parked:
+    """Verdict: the stage keeps the exchange and will resume it later."""
+
+    __slots__ = ()
+
+
+@dataclass(slots=True)
+class Reply:
+    """Verdict: the mesh answers the request itself.
+
+    `retry_after_s` invites the caller back after so many seconds; without it an inviting refusal
+    says that returning is in vain. `headers` are further fields, each a whole `name: value` line
+    ending in CRLF.
+    """
+
+    refusal: Refusal
+    retry_after_s: float | None = None
+    message: str | None = None
+    headers: bytes = b""
+
+
+PARKED: Final = Parked()
+Verdict = Reply | Parked | None  # None: go on
+
+RUNNING, WAITING, HELD, FORWARDED, DONE = range(5)
+
+
+class Attempt(Protocol):
+    """The connection that carries an exchange to its endpoint."""
+
+    def abandon(self) -> None:
+        """Close the connection at once: whoever asked has gone."""
+        ...
+
+
+class Client(Protocol):
+    """The connection an exchange came from."""
+
+    def want_body(self, x: Exchange) -> None:
+        """Let the body come: answer `Expect: 100-continue`."""
+        ...
+
+
+class Exchange:
+    """State of one request and its response, shared by the stages it passes.
+
+    The kernel owns the first group, `Identify` fills the second, `net` the third, and each later
+    stage its own fields. Instants are monotonic seconds; 0.0 means that it has not happened.
+    """
+
+    __slots__ = (
+        # the kernel
+        "attempt", "entered", "pending", "pipeline", "refusal", "state",
+        # who asks, and for what
+        "body", "client_ip", "cls", "deadline", "is_work", "max_tokens", "model", "path", "repeat",
+        "request_id", "stream", "tenant", "weight",
+        # where it comes from and goes to
+        "client", "endpoint", "request", "upstream", "when_body",
+        # what happened
+        "arrived", "bytes_in", "bytes_out", "dispatched", "queued", "reason", "responded", "status", "wall",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, client: Client, pipeline: Pipeline, now: float) -> None:
+        self.pipeline = pipeline
+        self.state = RUNNING
+        self.entered = 0  # how many stages it is inside of
+        self.pending = 0  # answers that must come before it is dispatched
+        self.refusal: Reply | None = None  # a pending answer that said no while a stage ran
+        self.attempt = 1
+
+        self.tenant = "anonymous"
+        self.weight = 1.0
+        self.cls = "standard"
+        self.model = "other"
+        self.path = ""
+        self.stream = False
+        self.is_work = False
+        self.max_tokens: int | None = None
+        self.deadline: float | None = None
+        self.repeat = 0
+        self.request_id = b""
+        self.client_ip = ""
+        self.body: bytes | None = None  # the whole body, when it is one that is read; may be replaced
+
+        self.request = request
+        self.client = client
+        self.endpoint: Endpoint | None = None
+        self.upstream: Attempt | None = None
+        self.when_body: Callable[[Exchange], None] | None = None  # called once the whole body is here
+
+        self.arrived = now
+        self.wall = 0.0
+        self.queued = 0.0
+        self.dispatched = 0.0
+        self.responded = 0.0
+        self.status = 0
+        self.reason = ""
+        self.bytes_in = 0
+        self.bytes_out = 0

@@ -1,0 +1,315 @@
+"""The kernel's rules, checked over every interleaving hypothesis can find.
+
+Entered means left, once, in reverse; one answer or a client that left; capacity neither leaks nor
+idles while someone waits; nothing is dispatched while an answer about it is pending.
+"""
+
+from collections import Counter, deque
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from sidecar.errors import INTERNAL, OVERLOADED, QUEUE_TIMEOUT, RATE_LIMITED
+from sidecar.exchange import DONE, FORWARDED, HELD, PARKED, RUNNING, WAITING, Exchange, Reply, Verdict
+from sidecar.pipeline import Pipeline, Ready, Stage
+
+LIMIT = 3
+
+
+def exchange(pipeline: Pipeline) -> Exchange:
+    return Exchange(None, None, pipeline, 0.0)  # type: ignore[arg-type]
+
+
+class Recorder(Stage):
+    """Checks that enters and leaves pair up; refuses, crashes, holds or refuses what it holds."""
+
+    def __init__(self) -> None:
+        self.inside: set[Exchange] = set()
+        self.mode = "pass"
+        self.entries: Counter[Exchange] = Counter()
+
+    def on_request(self, x: Exchange) -> Verdict:
+        assert x not in self.inside
+        self.inside.add(x)
+        self.entries[x] += 1
+        if self.mode == "refuse":
+            return Reply(OVERLOADED)
+        if self.mode == "crash":
+            raise ZeroDivisionError
+        if self.mode in ("hold", "answered at once"):
+            x.pipeline.hold(x)
+        if self.mode == "answered at once":
+            x.pipeline.release(x, Reply(RATE_LIMITED))
+        return None
+
+    def on_complete(self, x: Exchange) -> None:
+        self.inside.remove(x)
+        if self.mode == "crash":
+            raise ZeroDivisionError
+
+
+class Capacity(Stage):
+    """A limit with a queue, shared by every pipeline it stands in."""
+
+    def __init__(self) -> None:
+        self.holders: set[Exchange] = set()
+        self.queue: deque[Exchange] = deque()
+
+    def on_request(self, x: Exchange) -> Verdict:
+        if len(self.holders) < LIMIT:
+            self.holders.add(x)
+            return None
+        self.queue.append(x)
+        return PARKED
+
+    def on_complete(self, x: Exchange) -> None:
+        self.holders.discard(x)
+        if x in self.queue:
+            self.queue.remove(x)
+        while self.queue and len(self.holders) < LIMIT:
+            y = self.queue.popleft()
+            if y.state == WAITING:
+                self.holders.add(y)
+                y.pipeline.resume(y)
+
+
+class Rig:
+    """Two pipelines over the same stages, as after a reload, and what came out of them."""
+
+    def __init__(self) -> None:
+        self.recorders = (Recorder(), Recorder(), Recorder())
+        self.capacity = Capacity()
+        self.answers: Counter[Exchange] = Counter()
+        self.reasons: dict[Exchange, str] = {}
+        self.sent: list[Exchange] = []
+        self.on_forward: Any = None
+        ready = Ready()
+        first, second, third = self.recorders
+        self.pipelines = [
+            Pipeline(
+                (first, second, self.capacity, third),
+                retry_at=3,
+                forward=self.forward,
+                answer=self.answer,
+                ready=ready,
+            )
+            for _ in range(2)
+        ]
+
+    def forward(self, x: Exchange) -> None:
+        assert x.pending == 0, "dispatched while an answer is pending"
+        self.sent.append(x)
+        if self.on_forward is not None:
+            self.on_forward(x)
+
+    def answer(self, x: Exchange, reply: Reply) -> None:
+        self.answers[x] += 1
+        self.reasons[x] = reply.refusal.reason
+
+    def arrive(self, mode: str = "pass", which: int = 0, pipeline: int = 0) -> Exchange:
+        x = exchange(self.pipelines[pipeline])
+        self.recorders[which].mode = mode
+        x.pipeline.start(x)
+        self.recorders[which].mode = "pass"
+        return x
+
+
+class Machine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rig = Rig()
+        self.all: list[Exchange] = []
+        self.gone: set[Exchange] = set()
+
+    def in_state(self, *states: int) -> list[Exchange]:
+        return [x for x in self.all if x.state in states]
+
+    @rule(
+        mode=st.sampled_from(["pass", "pass", "pass", "hold", "refuse", "crash", "answered at once"]),
+        which=st.integers(0, 1),
+        pipeline=st.integers(0, 1),
+    )
+    def arrive(self, mode: str, which: int, pipeline: int) -> None:
+        self.all.append(self.rig.arrive(mode, which, pipeline))
+
+    @precondition(lambda self: self.in_state(FORWARDED))
+    @rule(data=st.data())
+    def upstream_answers(self, data: st.DataObject) -> None:
+        x = data.draw(st.sampled_from(self.in_state(FORWARDED)))
+        self.rig.answers[x] += 1
+        x.pipeline.complete(x)
+
+    @precondition(lambda self: self.in_state(FORWARDED))
+    @rule(data=st.data(), mode=st.sampled_from(["pass", "refuse", "crash"]), at=st.sampled_from([None, 1]))
+    def upstream_fails_then_retry(self, data: st.DataObject, mode: str, at: int | None) -> None:
+        x = data.draw(st.sampled_from(self.in_state(FORWARDED)))
+        self.rig.recorders[2].mode = mode
+        x.pipeline.retry(x, at)
+        self.rig.recorders[2].mode = "pass"
+
+    @precondition(lambda self: [x for x in self.all if x.pending])
+    @rule(data=st.data(), verdict=st.sampled_from([None, RATE_LIMITED]))
+    def pending_answer_comes(self, data: st.DataObject, verdict: Any) -> None:
+        x = data.draw(st.sampled_from([x for x in self.all if x.pending]))
+        x.pipeline.release(x, Reply(verdict) if verdict else None)
+
+    @precondition(lambda self: self.in_state(WAITING))
+    @rule(data=st.data())
+    def wait_times_out(self, data: st.DataObject) -> None:
+        x = data.draw(st.sampled_from(self.in_state(WAITING)))
+        x.pipeline.resume(x, Reply(QUEUE_TIMEOUT))
+
+    @precondition(lambda self: self.all)
+    @rule(data=st.data())
+    def client_leaves(self, data: st.DataObject) -> None:
+        x = data.draw(st.sampled_from(self.all))
+        self.gone.add(x)
+        x.pipeline.complete(x)
+
+    @invariant()
+    def capacity_is_respected_and_never_idle_while_someone_waits(self) -> None:
+        holders = self.rig.capacity.holders
+        assert len(holders) <= LIMIT
+        assert all(x.state in (FORWARDED, HELD) for x in holders)
+        if self.in_state(WAITING):
+            assert len(holders) == LIMIT
+
+    @invariant()
+    def stages_hold_exactly_the_live_exchanges_that_entered(self) -> None:
+        for index, recorder in zip((0, 1, 3), self.rig.recorders, strict=True):
+            assert recorder.inside == {x for x in self.all if x.entered > index}
+        assert all(x.entered == 0 for x in self.in_state(DONE))
+        assert not self.in_state(RUNNING)
+
+    @invariant()
+    def what_is_held_waits_for_an_answer(self) -> None:
+        assert all(x.pending for x in self.in_state(HELD))
+
+    @invariant()
+    def picked_once_per_attempt(self) -> None:
+        assert all(self.rig.recorders[2].entries[x] == x.attempt for x in self.in_state(FORWARDED))
+
+    @invariant()
+    def every_finished_exchange_was_answered_once_or_its_client_left(self) -> None:
+        for x in self.all:
+            assert self.rig.answers[x] <= 1
+            if x.state == DONE:
+                assert self.rig.answers[x] == 1 or x in self.gone
+
+
+TestPipeline = Machine.TestCase
+TestPipeline.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+
+
+def test_mass_wakeup_does_not_recurse() -> None:
+    rig = Rig()
+    xs = [rig.arrive() for _ in range(20_000)]
+    assert len(rig.sent) == LIMIT
+    rig.on_forward = lambda x: x.pipeline.complete(x)
+    for x in rig.sent[:LIMIT]:
+        x.pipeline.complete(x)
+    assert len(rig.sent) == 20_000
+    assert all(x.state == DONE for x in xs)
+
+
+def test_a_woken_exchange_runs_only_after_its_waker_has_left_every_stage() -> None:
+    rig = Rig()
+    xs = [rig.arrive() for _ in range(LIMIT + 1)]
+    seen: list[int] = []
+    rig.on_forward = lambda x: seen.append(xs[0].entered)
+    xs[0].pipeline.complete(xs[0])
+    assert seen == [0]
+
+
+def test_an_exchange_settled_while_ready_is_not_run() -> None:
+    """What one woken exchange does may settle another that was woken with it."""
+    rig = Rig()
+    *first, c, d = [rig.arrive() for _ in range(LIMIT + 2)]
+    rig.on_forward = lambda x: d.pipeline.complete(d)
+    ready = c.pipeline._ready
+    ready.busy = True  # two complete within one turn
+    first[0].pipeline.complete(first[0])
+    first[1].pipeline.complete(first[1])
+    ready.busy = False
+    c.pipeline._drain()
+    assert rig.sent == [*first, c]
+    assert d.state == DONE
+    assert d.entered == 0
+
+
+def test_a_crash_while_forwarding_is_answered_and_settled(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+
+    def crash(x: Exchange) -> None:
+        raise ZeroDivisionError
+
+    rig.on_forward = crash
+    x = rig.arrive()
+    assert rig.reasons[x] == INTERNAL.reason
+    assert (x.state, x.entered, rig.answers[x]) == (DONE, 0, 1)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_crash_in_a_response_hook_costs_that_exchange_alone() -> None:
+    class Fragile(Stage):
+        def on_response(self, x: Exchange) -> None:
+            raise ZeroDivisionError
+
+        def on_data(self, x: Exchange, data: bytes) -> None:
+            assert data == b"fine"
+
+    answered: list[str] = []
+    pipeline = Pipeline(
+        [Fragile()],
+        retry_at=1,
+        forward=lambda x: None,
+        answer=lambda x, reply: answered.append(reply.refusal.reason),
+    )
+    broken, well = exchange(pipeline), exchange(pipeline)
+    pipeline.start(broken)
+    pipeline.start(well)
+    assert pipeline.data(well, b"fine")
+    assert not pipeline.response(broken)
+    assert answered == ["internal"]
+    assert (broken.state, well.state) == (DONE, FORWARDED)
+
+
+def test_a_late_answer_about_a_settled_exchange_changes_nothing() -> None:
+    rig = Rig()
+    x = rig.arrive("hold")
+    assert x.state == HELD
+    x.pipeline.complete(x)
+    x.pipeline.release(x, Reply(RATE_LIMITED))
+    x.pipeline.refuse(x, Reply(OVERLOADED))
+    assert (x.state, rig.answers[x], rig.sent) == (DONE, 0, [])
+
+
+def test_each_of_two_pending_answers_is_awaited() -> None:
+    rig = Rig()
+    rig.recorders[1].mode = "hold"
+    x = rig.arrive("hold")
+    x.pipeline.release(x)
+    assert x.state == HELD
+    x.pipeline.release(x)
+    assert x.state == FORWARDED
+
+
+def test_rewinding_further_charges_the_rewritten_request_again() -> None:
+    rig = Rig()
+    x = rig.arrive()
+    x.pipeline.retry(x, at=1)
+    entries = [recorder.entries[x] for recorder in rig.recorders]
+    assert (entries, x.attempt, len(rig.sent)) == ([1, 2, 2], 2, 2)
+
+
+def test_only_a_parked_exchange_can_be_resumed_and_only_a_forwarded_one_retried() -> None:
+    rig = Rig()
+    x = rig.arrive()
+    with pytest.raises(AssertionError):
+        x.pipeline.resume(x)
+    x.pipeline.complete(x)
+    with pytest.raises(AssertionError):
+        x.pipeline.retry(x)
