@@ -1,0 +1,449 @@
+"""What can be configured: one frozen struct per section, each key with its safe default and meaning.
+
+The descriptions are the comments: `headgate config schema` publishes the same text. Reading a file
+into these structs is `sidecar.config`. Rules between the keys of one struct stand in its
+`__post_init__`, which raises ConfigError with a path relative to the struct.
+Every number has an upper bound, so that NaN and infinity pass nowhere. Units are in the names.
+"""
+
+import ipaddress
+import re
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from sidecar.errors import ConfigError
+
+ClassName = Literal["premium", "standard", "batch"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+DAY: Final = 86_400.0
+MONTH: Final = 31 * DAY
+MIB: Final = 2**20
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._@:/+-]{0,127}$"
+_DIMENSIONS: Final = ("tenant", "key", "model", "client_ip")
+_HEADER: Final = re.compile(r"header:[!#$%&'*+.^_`|~0-9a-z-]+")
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
+
+# `title` is what an error message says was expected.
+Seconds = Annotated[float, Meta(gt=0, le=DAY, title="seconds above 0, at most 86400")]
+Milliseconds = Annotated[float, Meta(gt=0, le=DAY * 1000, title="milliseconds above 0, at most 86400000")]
+Count = Annotated[int, Meta(ge=1, le=10**9, title="a whole number from 1 to 1000000000")]
+CountOrNone = Annotated[int, Meta(ge=0, le=10**9, title="a whole number from 0 to 1000000000")]
+Amount = Annotated[float, Meta(gt=0, le=1e15, title="a number above 0, at most 1e15")]
+Share = Annotated[float, Meta(ge=0, le=1, title="a number from 0 to 1")]
+Bytes = Annotated[int, Meta(ge=1024, le=2**40, title="bytes, from 1024 to 1 TiB")]
+# Names reach metric labels, logs and Redis keys, where `{` would start a hash tag.
+Name = Annotated[str, Meta(pattern=_NAME, title="1 to 128 of letters, digits, ._@:/+- (not these first)")]
+Text = Annotated[str, Meta(min_length=1, max_length=4096, title="text of 1 to 4096 characters")]
+UrlPath = Annotated[str, Meta(pattern=r"^/[!-~]*$", max_length=1024, title="a path that starts with /")]
+KeyHash = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$", title="64 hex digits: SHA-256 of the bare key")]
+
+
+def doc(meaning: str) -> Meta:
+    """What a key means, for readers of this file and of the JSON Schema."""
+    return Meta(description=meaning)
+
+
+class Address(Struct, frozen=True):
+    """Where to listen or to connect: `host:port`, `[v6]:port` or `unix:path` (`path` set, the rest empty)."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Raises ValueError with a sentence that says what is wrong."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        # The kernel's sun_path holds 108 bytes, the last of them NUL.
+        if not 0 < len(path.encode()) < 108 or "\0" in path:
+            raise ValueError("a unix path has 1 to 107 bytes")
+        return Address(path=path)
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError("expected host:port, [v6]:port or unix:path")
+    if host.startswith("[") and host.endswith("]"):
+        host = str(ipaddress.IPv6Address(host[1:-1]))
+    elif not _HOST.fullmatch(host):
+        raise ValueError("expected a host before the port (0.0.0.0 for every IPv4 interface)")
+    return Address(host=host, port=int(port))
+
+
+# An engine's own administration: callers reach the engine through the sidecar, so these stay inside.
+DENY_PATHS: Final = (
+    # vLLM: sleep mode, adapters, caches, RLHF weight updates, profiling, scaling
+    "/sleep",
+    "/wake_up",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    "/reset_prefix_cache",
+    "/reset_mm_cache",
+    "/reset_encoder_cache",
+    "/collective_rpc",
+    "/pause",
+    "/resume",
+    "/abort_requests",
+    "/init_weight_transfer_engine",
+    "/start_weight_update",
+    "/start_draft_weight_update",
+    "/update_weights",
+    "/finish_weight_update",
+    "/update_weight_version",
+    "/weight_checker",
+    "/scale_elastic_ep",
+    "/server_info",
+    "/start_profile",
+    "/stop_profile",
+    # SGLang
+    "/load_lora_adapter",
+    "/unload_lora_adapter",
+    "/flush_cache",
+    "/clear_hicache_storage_backend",
+    "/release_memory_occupation",
+    "/resume_memory_occupation",
+    "/pause_generation",
+    "/continue_generation",
+    "/abort_request",
+    "/update_weights_from_disk",
+    "/update_weights_from_distributed",
+    "/update_weights_from_tensor",
+    "/update_weights_from_ipc",
+    "/init_weights_update_group",
+    "/destroy_weights_update_group",
+    "/init_weights_send_group_for_remote_instance",
+    "/send_weights_to_remote_instance",
+    "/get_weights_by_name",
+    "/start_expert_distribution_record",
+    "/stop_expert_distribution_record",
+    "/dump_expert_distribution_record",
+    "/set_internal_state",
+    "/configure_logging",
+    "/freeze_gc",
+    "/slow_down",
+)
+
+
+class Health(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the sidecar asks the engine whether it is well."""
+
+    kind: Annotated[
+        Literal["grpc", "http", "none"], doc("grpc.health.v1, GET of `path`, or none: taken as healthy")
+    ] = "none"
+    address: Annotated[Address | None, doc("where to ask; absent: engine.address")] = None
+    path: Annotated[UrlPath, doc("for kind http: 200 means healthy")] = "/health"
+    interval_s: Annotated[Seconds, doc("between two checks; also how late a dead engine is noticed")] = 5.0
+    timeout_s: Annotated[Seconds, doc("no answer within this time is a failed check")] = 1.0
+
+
+class Engine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The model server beside this sidecar."""
+
+    address: Annotated[Address, doc("where the engine listens")]
+    health: Annotated[Health, doc("health checks")] = Health()
+    include_usage: Annotated[
+        Literal["auto", "off"],
+        doc("auto: ask for usage on streams that accounting needs, and withhold that event from the caller"),
+    ] = "auto"
+    deny_paths: Annotated[tuple[UrlPath, ...], doc("403 from outside, each with all below it")] = DENY_PATHS
+    kv_tokens: Annotated[Count | None, doc("tokens the KV cache holds; absent: asked from the engine")] = None
+    max_connections: Annotated[
+        Count | None, doc("open connections to the engine; absent: as many as admission lets through")
+    ] = None
+
+    @property
+    def health_address(self) -> Address:
+        """Where health is asked."""
+        return self.health.address or self.address
+
+
+class Redis(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The blackboard of the mesh; without it limits are local to this sidecar."""
+
+    url: Annotated[Text | None, doc("redis://, rediss:// or unix://; may hold a password")] = None
+    url_file: Annotated[Text | None, doc("file that holds the URL, for mounted secrets")] = None
+    timeout_ms: Annotated[Milliseconds, doc("for one call; after it the store counts as down")] = 20.0
+
+    def __post_init__(self) -> None:
+        if (self.url is None) == (self.url_file is None):
+            raise ConfigError("", "give exactly one of url and url_file")
+        if self.url is not None and not self.url.startswith(("redis://", "rediss://", "unix://")):
+            raise ConfigError("url", "expected redis://, rediss:// or unix://")
+
+
+class Mesh(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Membership: which mesh this pod belongs to, and how its peers reach it."""
+
+    name: Annotated[Name, doc("the mesh; part of every Redis key")] = "default"
+    pod: Annotated[Name, doc("this pod, unique in the mesh")]
+    advertise: Annotated[Address | None, doc("where callers reach this pod; absent: `listen`")] = None
+    listen: Annotated[Address | None, doc("listener for peers; absent: a free port")] = None
+    secret_file: Annotated[Text | None, doc("key shared by peers; absent: a random one kept in Redis")] = None
+    spill: Annotated[
+        Literal["off", "overload"],
+        doc("overload: a full pod hands work to a peer, for meshes without a balancer"),
+    ] = "off"
+    max_replicas: Annotated[Count, doc("pods expected at most; bounds what leases may hand out")] = 256
+
+
+class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who is charged and fairly shared between."""
+
+    name: Annotated[Name, doc("unique; the label in metrics and logs")]
+    key_sha256: Annotated[tuple[KeyHash, ...], doc("SHA-256 of each bare API key, in hex")] = ()
+    cls: Annotated[ClassName, doc("its own class, and the highest it may ask for")] = field(
+        name="class", default="standard"
+    )
+    weight: Annotated[
+        Annotated[float, Meta(gt=0, le=1000, title="a number above 0, at most 1000")],
+        doc("share of its class against the other tenants"),
+    ] = 1.0
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "key_sha256", tuple(h.lower() for h in self.key_sha256))
+
+
+class ServiceClass(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one class of work is promised."""
+
+    ttft_s: Annotated[Seconds, doc("objective: seconds to the first token")] = 3.0
+    itl_ms: Annotated[Milliseconds, doc("objective: milliseconds between tokens")] = 60.0
+    share: Annotated[Share, doc("part of the engine this class always gets when it asks")] = 0.0
+
+
+class Classes(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The classes, highest first. A key that is not given keeps the default of its class."""
+
+    premium: ServiceClass = ServiceClass(ttft_s=1.0, share=0.4)
+    standard: ServiceClass = ServiceClass()
+    batch: ServiceClass = ServiceClass(ttft_s=30.0)
+
+    def __post_init__(self) -> None:
+        total = self.premium.share + self.standard.share + self.batch.share
+        if total > 1 + 1e-9:
+            raise ConfigError("", f"the shares sum to {total:g}; at most 1 can be guaranteed")
+
+    def by_name(self) -> dict[ClassName, ServiceClass]:
+        """In order of rank, highest first."""
+        return {"premium": self.premium, "standard": self.standard, "batch": self.batch}
+
+
+class ClassRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Sets the class of requests that name none themselves. All that is given must match."""
+
+    cls: Annotated[ClassName, doc("the class; a tenant's own stays the ceiling")] = field(name="class")
+    route: Annotated[UrlPath | None, doc("prefix of the path")] = None
+    model: Annotated[Text | None, doc("model name as the caller writes it")] = None
+    header: Annotated[dict[Text, Text], doc("header fields and the values they must have")] = {}
+    key_sha256: Annotated[tuple[KeyHash, ...], doc("one of these keys, hashed")] = ()
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "key_sha256", tuple(h.lower() for h in self.key_sha256))
+        msgspec.structs.force_setattr(self, "header", {k.lower(): v for k, v in self.header.items()})
+
+
+class Limit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One rate or concurrency limit. All limits that match a request apply."""
+
+    name: Annotated[Name, doc("unique; appears in RateLimit headers and metrics")]
+    by: Annotated[
+        tuple[Text, ...], doc("a bucket for each tenant, key, model, client_ip, header:<name>; []: one")
+    ] = ()
+    unit: Annotated[Literal["requests", "tokens", "concurrent"], doc("what is counted")] = "requests"
+    limit: Annotated[Amount, doc("how much fits into one window, or runs at once")]
+    window_s: Annotated[
+        Annotated[float, Meta(ge=1, le=MONTH, title="seconds from 1 to 31 days")],
+        doc("the window; without meaning for unit concurrent"),
+    ] = 60.0
+    burst: Annotated[Amount | None, doc("how much may come at once; absent: 10 s of the rate, or 1")] = None
+    on_store_down: Annotated[
+        Literal["local", "open", "closed"], doc("without Redis: count alone, let all pass, or refuse all")
+    ] = "local"
+    shadow: Annotated[bool, doc("evaluate and count, but refuse nothing")] = False
+    pace: Annotated[bool, doc("let a request wait for its turn instead of refusing it")] = False
+    max_wait_ms: Annotated[Milliseconds, doc("with pace: the longest wait")] = 1000.0
+
+    def __post_init__(self) -> None:
+        by = tuple(dimension.lower() for dimension in self.by)
+        for i, dimension in enumerate(by):
+            if dimension not in _DIMENSIONS and not _HEADER.fullmatch(dimension):
+                raise ConfigError(f"by[{i}]", f"expected one of {', '.join(_DIMENSIONS)}, header:<name>")
+            if dimension in by[:i]:
+                raise ConfigError(f"by[{i}]", f"{dimension} is listed twice")
+        msgspec.structs.force_setattr(self, "by", by)
+        if self.unit == "concurrent" and self.burst is not None:
+            raise ConfigError("burst", "has no meaning for unit concurrent")
+
+    @property
+    def capacity(self) -> float:
+        """The burst in force: as given, or 10 s of the rate and at least 1."""
+        return self.burst if self.burst is not None else max(1.0, 10 * self.limit / self.window_s)
+
+
+class Admission(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a request may run on this pod."""
+
+    mode: Annotated[Literal["on", "off"], doc("off: everything runs at once")] = "on"
+    max_in_flight: Annotated[Count, doc("requests that run at once; more wait")] = 1024
+    max_queue: Annotated[CountOrNone, doc("requests that wait; more are refused. 0: nobody waits")] = 1024
+    queue_timeout_s: Annotated[Seconds, doc("longest wait in the queue")] = 10.0
+    overload_status: Annotated[
+        Literal[503, 429, 529], doc("status of `overloaded`, for clients that expect another")
+    ] = 503
+
+
+class Timeouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long each wait may last."""
+
+    connect_s: Annotated[Seconds, doc("to connect to the engine")] = 1.0
+    head_s: Annotated[Seconds, doc("for a whole request head, from its first byte")] = 10.0
+    body_s: Annotated[Seconds, doc("between two pieces of a request body")] = 30.0
+    first_byte_s: Annotated[Seconds, doc("from dispatch to the engine's first byte")] = 600.0
+    stall_s: Annotated[Seconds, doc("between two pieces of a streamed answer")] = 300.0
+    keep_alive_s: Annotated[
+        Seconds, doc("an idle client connection; must outlast the idle time-out of the proxy in front")
+    ] = 75.0
+    engine_idle_s: Annotated[
+        Seconds, doc("an engine connection idle for longer is not reused; uvicorn closes its own at 5 s")
+    ] = 4.0
+
+
+class Telemetry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the sidecar leaves behind for people and machines to read."""
+
+    access_log: Annotated[
+        Literal["off", "errors", "all", "sampled"], doc("sampled: all errors and a part of the rest")
+    ] = "errors"
+    access_log_sample: Annotated[
+        Annotated[float, Meta(gt=0, le=1, title="a number above 0, at most 1")], doc("that part")
+    ] = 0.01
+    receipts: Annotated[
+        Annotated[int, Meta(ge=0, le=100_000, title="a whole number from 0 to 100000")],
+        doc("decisions kept for /debug/decisions"),
+    ] = 1000
+    slow_ms: Annotated[Milliseconds | None, doc("slower requests are always traced; absent: none are")] = None
+    max_traces_per_s: Annotated[Count, doc("at most so many sampled traces a second")] = 50
+    max_series: Annotated[
+        Count, doc("distinct (tenant, model, class) in metrics; later ones are counted as `other`")
+    ] = 1000
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The configuration of one sidecar."""
+
+    listen: Annotated[Address, doc("where clients connect")] = Address(host="0.0.0.0", port=8080)
+    admin: Annotated[Address, doc("/live /ready /metrics /debug; keep it off the network")] = Address(
+        host="127.0.0.1", port=9911
+    )
+    health_listen: Annotated[Address | None, doc("serves grpc.health.v1 of this pod")] = None
+    state_file: Annotated[Text | None, doc("keeps what was learnt over a restart")] = None
+    drain_s: Annotated[Seconds, doc("how long running streams may go on after SIGTERM")] = 600.0
+    max_body_bytes: Annotated[Bytes, doc("largest request body; larger ones get 413")] = 16 * MIB
+    max_buffered_bytes: Annotated[Bytes, doc("all buffered bodies together; beyond it 503")] = 256 * MIB
+    max_connections: Annotated[Count, doc("open client connections")] = 10_000
+    max_loop_lag_ms: Annotated[
+        Milliseconds, doc("event loop later than this for 1 s: this pod is not ready")
+    ] = 500.0
+    log_level: Annotated[LogLevel, doc("of the program's own log")] = "info"
+    engine: Engine
+    redis: Redis | None = None
+    mesh: Mesh | None = None
+    trusted_proxies: Annotated[
+        tuple[Text, ...], doc("CIDRs whose X-Forwarded-For and x-request-start are believed")
+    ] = ()
+    unknown_keys: Annotated[
+        Literal["allow", "reject"], doc("allow: they are the tenant `anonymous`; reject: 401")
+    ] = "allow"
+    tenants: Annotated[tuple[Tenant, ...], doc("`anonymous` (standard) is added when absent")] = ()
+    tenants_from: Annotated[Literal["redis"] | None, doc("further tenants live in Redis")] = None
+    classes: Classes = Classes()
+    class_rules: Annotated[tuple[ClassRule, ...], doc("the first that matches counts")] = ()
+    limits: tuple[Limit, ...] = ()
+    admission: Admission = Admission()
+    outlier: Annotated[dict[str, object] | None, doc("ejection of failing engines")] = None
+    retry: Annotated[dict[str, object] | None, doc("retries before the first byte")] = None
+    timeouts: Timeouts = Timeouts()
+    telemetry: Telemetry = Telemetry()
+
+    def __post_init__(self) -> None:
+        if self.max_body_bytes > self.max_buffered_bytes:
+            raise ConfigError("max_body_bytes", "is larger than max_buffered_bytes: could never pass")
+        msgspec.structs.force_setattr(self, "trusted_proxies", _networks(self.trusted_proxies))
+        _check_addresses(self)
+        _check_tenants(self.tenants)
+        _check_unique("limits", [limit.name for limit in self.limits])
+        if all(tenant.name != "anonymous" for tenant in self.tenants):
+            msgspec.structs.force_setattr(self, "tenants", (*self.tenants, Tenant(name="anonymous")))
+        if self.redis is None and (self.mesh or self.tenants_from):
+            raise ConfigError("mesh" if self.mesh else "tenants_from", "needs redis, which is not configured")
+
+    def unbuilt(self) -> list[str]:
+        """Sections that are given and accepted, but have no effect in this version."""
+        spill = self.mesh is not None and self.mesh.spill != "off"
+        given = {
+            "limits": self.limits,
+            "redis": self.redis,
+            "mesh": self.mesh,
+            "mesh.spill": spill,
+            "tenants_from": self.tenants_from,
+            "outlier": self.outlier is not None,
+            "retry": self.retry is not None,
+            "state_file": self.state_file,
+        }
+        return [name for name, value in given.items() if value]
+
+
+def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Canonical CIDRs; a lone address is a network of one."""
+    networks = []
+    for i, text in enumerate(texts):
+        try:
+            networks.append(str(ipaddress.ip_network(text)))
+        except ValueError as error:
+            raise ConfigError(f"trusted_proxies[{i}]", f"expected a CIDR as 10.0.0.0/8: {error}") from None
+    return tuple(networks)
+
+
+def _check_addresses(config: Config) -> None:
+    seen: dict[Address, str] = {}
+    listeners = {
+        "listen": config.listen,
+        "admin": config.admin,
+        "health_listen": config.health_listen,
+        "mesh.listen": config.mesh.listen if config.mesh else None,
+    }
+    for key, address in listeners.items():
+        if address is None or (not address.path and address.port == 0):
+            continue
+        if address in seen:
+            raise ConfigError(key, f"is the same address as {seen[address]}")
+        seen[address] = key
+    if config.engine.address in seen:
+        raise ConfigError("engine.address", f"is this sidecar's own {seen[config.engine.address]}")
+    engine = config.engine
+    for key, address in (("address", engine.address), ("health.address", engine.health_address)):
+        if not address.path and address.port == 0:
+            raise ConfigError(f"engine.{key}", "port 0 cannot be connected to")
+
+
+def _check_tenants(tenants: tuple[Tenant, ...]) -> None:
+    _check_unique("tenants", [tenant.name for tenant in tenants])
+    owner: dict[str, str] = {}
+    for i, tenant in enumerate(tenants):
+        for j, key in enumerate(tenant.key_sha256):
+            if key in owner:
+                raise ConfigError(f"tenants[{i}].key_sha256[{j}]", f"is already a key of {owner[key]}")
+            owner[key] = tenant.name
+
+
+def _check_unique(section: str, names: list[str]) -> None:
+    first: dict[str, int] = {}
+    for i, name in enumerate(names):
+        if first.setdefault(name, i) != i:
+            raise ConfigError(f"{section}[{i}].name", f"{section}[{first[name]}] is already called {name}")

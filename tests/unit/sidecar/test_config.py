@@ -1,0 +1,251 @@
+"""What the configuration file may say, and the sentence that refuses the rest."""
+
+from pathlib import Path
+
+import pytest
+
+from sidecar.config import decode, load, needs_restart, redacted, schema
+from sidecar.errors import ConfigError
+from sidecar.settings import Address
+
+HASH = "ab" * 32
+ENGINE = "engine: {address: '127.0.0.1:8000'}\n"
+
+DESIGN = """
+listen: 127.0.0.1:8080
+admin: 127.0.0.1:9911
+health_listen: 127.0.0.1:9912
+engine:
+  address: 127.0.0.1:8000
+  health: {kind: grpc, address: 127.0.0.1:8001, interval_s: 5}
+redis: {url: redis://127.0.0.1:6379/0, timeout_ms: 20}
+mesh: {name: demo, pod: pod-0, advertise: 127.0.0.1:8080}
+trusted_proxies: []
+unknown_keys: allow
+tenants:
+  - {name: acme, key_sha256: ["${ACME}"], class: premium, weight: 2}
+  - {name: anonymous, class: standard}
+limits:
+  - {name: requests, by: [tenant], unit: requests, limit: 600, window_s: 60, burst: 60}
+  - {name: tokens, by: [tenant, model], unit: tokens, limit: 200000, window_s: 60}
+  - {name: streams, by: [tenant], unit: concurrent, limit: 32, on_store_down: local, shadow: false}
+"""
+
+
+def test_the_documented_example() -> None:
+    config = decode(DESIGN, {"ACME": HASH.upper()})
+    assert config.health_listen == Address(host="127.0.0.1", port=9912)
+    assert config.engine.health_address == Address(host="127.0.0.1", port=8001)
+    assert config.tenants[0].cls == "premium"
+    assert config.tenants[0].key_sha256 == (HASH,)
+    assert [limit.capacity for limit in config.limits[:2]] == [60, pytest.approx(33333.3, rel=1e-4)]
+
+
+def test_everything_but_the_engine_has_a_default() -> None:
+    config = decode(ENGINE, {})
+    assert str(config.listen) == "0.0.0.0:8080"
+    assert [(t.name, t.cls) for t in config.tenants] == [("anonymous", "standard")]
+    assert config.engine.health_address == config.engine.address
+    assert config.classes.premium.share == 0.4
+    assert config.unbuilt() == []
+
+
+def test_json_is_read_too() -> None:
+    assert decode('{"engine": {"address": "e:1"}, "drain_s": 1.5}', {}).drain_s == 1.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "engine: is required"),
+        ("[1]", "expected a mapping, got a list"),
+        ("engine: {}", "engine.address: is required"),
+        ("engine: 5", "engine: expected a mapping, got one value"),
+        (ENGINE + "limts: []", "limts: unknown key; did you mean limits?"),
+        (ENGINE + "xyz: []", "xyz: unknown key; known here: listen, admin"),
+        (ENGINE + "limits: [{brust: 2}]", "limits[0].brust: unknown key; did you mean burst?"),
+        (ENGINE + "classes: {premum: {}}", "classes.premum: unknown key; did you mean premium?"),
+        (ENGINE + "drain_s: 1\ndrain_s: 2", "drain_s: given twice, on lines 2 and 3"),
+        (ENGINE + "limits: [{name: a, name: b, limit: 1}]", "limits[0].name: given twice"),
+        (ENGINE + "limits: [{name: a, limit: 1}, {name: a, limit: 2}]", "limits[1].name: limits[0] is"),
+        (ENGINE + "a: b: c", "line 2, column 5: mapping values are not allowed"),
+        (ENGINE + "a: [", "line 3, column 1"),
+        ("a: \0", "not valid YAML: unacceptable character"),
+        (ENGINE + "--- \nb: 1", "expected a single document"),
+        (ENGINE + "drain_s: !!python/name:os.system x", "drain_s: YAML tags"),
+        (ENGINE + "? [a]\n: 1", "line 2: a key must be text"),
+    ],
+)
+def test_wrong_shapes(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        decode(text, {})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("drain_s: .nan", "drain_s"),
+        ("drain_s: nan", "drain_s"),
+        ("drain_s: inf", "drain_s"),
+        ("drain_s: -1", "drain_s"),
+        ("drain_s: 0", "drain_s"),
+        ("drain_s: soon", "drain_s"),
+        ("drain_s: [1]", "drain_s"),
+        ("drain_s: ~", "drain_s"),
+        ("max_connections: 1.5", "max_connections"),
+        ("max_connections: true", "max_connections"),
+        ("max_body_bytes: 1", "max_body_bytes"),
+        ("max_body_bytes: 4096\nmax_buffered_bytes: 2048", "max_body_bytes"),
+        ("listen: '8080'", "listen"),
+        ("listen: ':8080'", "listen"),
+        ("listen: 'h:70000'", "listen"),
+        ("listen: '[::g]:1'", "listen"),
+        ("listen: '::1:80'", "listen"),
+        ("listen: 'a b:80'", "listen"),
+        ("listen: 'unix:'", "listen"),
+        ("listen: 127.0.0.1:9911", "admin"),
+        ("listen: 127.0.0.1:8000", "engine.address"),
+        ("trusted_proxies: [10.0.0.0/8, 10.0.0.1/8]", "trusted_proxies[1]"),
+        ("unknown_keys: maybe", "unknown_keys"),
+        ("tenants: [{name: 'a b'}]", "tenants[0].name"),
+        ("tenants: [{name: a}, {name: a}]", "tenants[1].name"),
+        ("tenants: [{name: a, class: gold}]", "tenants[0].class"),
+        ("tenants: [{name: a, weight: 0}]", "tenants[0].weight"),
+        ("tenants: [{name: a, key_sha256: [abc]}]", "tenants[0].key_sha256[0]"),
+        (f"tenants: [{{name: a, key_sha256: [{HASH}]}}, {{name: b, key_sha256: [{HASH}]}}]",
+         "tenants[1].key_sha256[0]"),
+        ("classes: {batch: {share: 0.7}}", "classes"),
+        ("classes: {batch: {share: 1.1}}", "classes.batch.share"),
+        ("class_rules: [{class: gold}]", "class_rules[0].class"),
+        ("class_rules: [{class: batch, route: v1}]", "class_rules[0].route"),
+        ("class_rules: [{class: batch, header: {a: ''}}]", "class_rules[0].header.a"),
+        ("limits: [{name: a}]", "limits[0].limit"),
+        ("limits: [{name: a, limit: 0}]", "limits[0].limit"),
+        ("limits: [{name: a, limit: 1, window_s: 0.5}]", "limits[0].window_s"),
+        ("limits: [{name: a, limit: 1, by: [tenant, ip]}]", "limits[0].by[1]"),
+        ("limits: [{name: a, limit: 1, by: ['header:']}]", "limits[0].by[0]"),
+        ("limits: [{name: a, limit: 1, by: [tenant, tenant]}]", "limits[0].by[1]"),
+        ("limits: [{name: a, limit: 1, unit: bytes}]", "limits[0].unit"),
+        ("limits: [{name: a, limit: 1, unit: concurrent, burst: 2}]", "limits[0].burst"),
+        ("redis: {}", "redis"),
+        ("redis: {url: 'redis://h', url_file: f}", "redis"),
+        ("redis: {url: 'http://h'}", "redis.url"),
+        ("mesh: {pod: p}", "mesh"),
+        ("tenants_from: redis", "tenants_from"),
+        ("admission: {overload_status: 500}", "admission.overload_status"),
+        ("timeouts: {connect_s: 0}", "timeouts.connect_s"),
+        ("telemetry: {access_log: some}", "telemetry.access_log"),
+        ("outlier: 5", "outlier"),
+    ],
+)  # fmt: skip
+def test_wrong_values_name_their_key(text: str, path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        decode(ENGINE + text, {})
+    assert caught.value.path == path
+
+
+def test_an_engine_cannot_be_reached_at_port_0() -> None:
+    with pytest.raises(ConfigError, match=r"engine\.address"):
+        decode("engine: {address: 'h:0'}", {})
+
+
+def test_words_mean_what_they_look_like() -> None:
+    text = "admission: {mode: off}\nmesh: {pod: 007, spill: off}\nredis: {url: 'redis://h'}\ndrain_s: 1e2"
+    config = decode(ENGINE + text, {})
+    assert config.admission.mode == "off"
+    assert config.mesh is not None
+    assert (config.mesh.pod, config.mesh.spill, config.drain_s) == ("007", "off", 100)
+
+
+def test_environment_variables() -> None:
+    text = (
+        "listen: '${IP}:${PORT}'\nmax_connections: ${N}\nstate_file: $${IP}/$x\n"
+        "log_level: ${LEVEL:-debug}\nhealth_listen: ${H:-}\n"
+        "class_rules: [{class: '${EMPTY:-batch}', model: '${M}'}]"
+    )
+    config = decode(ENGINE + text, {"IP": "10.0.0.1", "PORT": "80", "N": "7", "EMPTY": "", "M": "${IP}"})
+    assert str(config.listen) == "10.0.0.1:80"
+    assert config.max_connections == 7
+    assert config.state_file == "${IP}/$x"
+    assert config.log_level == "debug"
+    assert config.health_listen is None
+    assert config.class_rules[0].cls == "batch"
+    assert config.class_rules[0].model == "${IP}", "what a variable holds is not expanded again"
+
+
+@pytest.mark.parametrize("text", ["${GONE}", "${", "${1A}", "${A"])
+def test_bad_variables(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        decode(ENGINE + f"state_file: '{text}'", {})
+    assert caught.value.path == "state_file"
+
+
+def test_a_class_keeps_the_defaults_of_its_place() -> None:
+    classes = decode(ENGINE + "classes: {premium: {ttft_s: 2}}", {}).classes
+    assert (classes.premium.ttft_s, classes.premium.share) == (2, 0.4)
+    assert list(classes.by_name()) == ["premium", "standard", "batch"]
+
+
+def test_aliases_are_bounded() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
+    with pytest.raises(ConfigError, match="too much"):
+        decode(ENGINE + "outlier:\n  " + "\n  ".join(lines), {})
+    with pytest.raises(ConfigError, match="too deeply nested"):
+        decode(ENGINE + "outlier: {a: &a [*a]}", {})
+
+
+def test_errors_do_not_repeat_what_may_be_secret() -> None:
+    for text in ("tenants: [{name: a, key_sha256: [sk-secret]}]", "redis: {url: 'sk-secret'}"):
+        with pytest.raises(ConfigError) as caught:
+            decode(ENGINE + text, {})
+        assert "sk-secret" not in str(caught.value)
+
+
+def test_redacted_hides_hashes_and_passwords() -> None:
+    text = (
+        f"tenants: [{{name: a, key_sha256: [{HASH}]}}]\n"
+        f"class_rules: [{{class: batch, header: {{X-Token: sk-secret}}, key_sha256: [{'cd' * 32}]}}]\n"
+    )
+    for url in ("redis://me:sk-secret@h:1/0", "redis://h:1/0?password=sk-secret", "unix://:sk-secret@/run/r"):
+        shown = redacted(decode(ENGINE + text + f"redis: {{url: '{url}'}}", {}))
+        assert not any(secret in str(shown) for secret in ("sk-secret", HASH, "cd" * 32))
+        assert shown["tenants"][0]["class"] == "standard"  # type: ignore[index]
+        assert shown["listen"] == "0.0.0.0:8080"
+    assert redacted(decode(ENGINE + "redis: {url: 'redis://h:1/0'}", {}))["redis"]["url"] == "redis://h:1/0"  # type: ignore[index]
+
+
+def test_needs_restart() -> None:
+    old = decode(ENGINE, {})
+    assert needs_restart(old, decode(ENGINE + "drain_s: 5", {})) is None
+    assert needs_restart(old, decode(ENGINE + "listen: h:1", {})) == "listen"
+    assert needs_restart(old, decode(ENGINE + "health_listen: h:1", {})) == "health_listen"
+
+
+def test_what_is_not_built_is_named() -> None:
+    text = "limits: [{name: a, limit: 1}]\nretry: {mode: off}\nredis: {url: 'redis://h'}\n"
+    text += "mesh: {pod: p, spill: overload}"
+    assert decode(ENGINE + text, {}).unbuilt() == ["limits", "redis", "mesh", "mesh.spill", "retry"]
+
+
+def test_schema_describes_every_key() -> None:
+    definitions = schema()["$defs"]
+    assert isinstance(definitions, dict)
+    assert definitions["Address"]["type"] == "string"
+    assert definitions["Config"]["properties"]["listen"]["default"] == "0.0.0.0:8080"
+    for name, definition in definitions.items():
+        assert "description" in definition, name
+        for key, value in definition.get("properties", {}).items():
+            assert "description" in value or "$ref" in str(value), f"{name}.{key}"
+
+
+def test_load(tmp_path: Path) -> None:
+    path = tmp_path / "sidecar.yaml"
+    with pytest.raises(ConfigError, match=r"cannot read .*sidecar.yaml: No such file"):
+        load(path, {})
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError):
+        load(path, {})
+    path.write_text(ENGINE)
+    assert load(path, {}).engine.address.port == 8000
