@@ -1,0 +1,113 @@
+"""`python -m model_pod`: load, serve, and end cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import uvloop
+from aiohttp import web
+
+from model_pod.config import FAKE, Address, Settings, parse
+from model_pod.fake_engine import FakeEngine
+from model_pod.health import Health
+from model_pod.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from model_pod.engine import Engine
+
+log = logging.getLogger(__name__)
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+BACKLOG = 4096  # a load test opens its connections at once
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    settings = parse(argv)
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    try:
+        return uvloop.run(serve(settings))
+    except OSError as error:
+        # A port in use, a folder that is not there: the message says it, a traceback would hide it.
+        print(f"model_pod: {error}", file=sys.stderr)
+        return 1
+
+
+async def serve(settings: Settings) -> int:
+    """Run until a signal (0) or until the engine dies (1)."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    health = Health(settings.health_listen, settings.served_model_name) if settings.health_listen else None
+    try:
+        engine = make_engine(settings)
+        await _until(stop, engine.start())
+        try:
+            return 0 if stop.is_set() else await _serve_http(settings, engine, health, stop)
+        finally:
+            await engine.stop()
+    finally:
+        if health:
+            health.stop()
+
+
+async def _serve_http(settings: Settings, engine: Engine, health: Health | None, stop: asyncio.Event) -> int:
+    server = Server(engine, settings.served_model_name)
+    # A client that leaves must cancel its handler: aiohttp does so only when told.
+    runner = web.AppRunner(server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.listen.host, settings.listen.port, backlog=BACKLOG)
+        await site.start()
+        address = Address(settings.listen.host, runner.addresses[0][1])
+        if health:
+            health.set(serving=True)
+            log.info("grpc.health.v1 on port %d", health.port)
+        print(f"ready http://{address}", flush=True)
+        await _until(stop, engine.died.wait())
+        if health:
+            health.set(serving=False)
+        await site.stop()
+        await server.drain(settings.grace_s)
+    finally:
+        await runner.cleanup()
+    return 1 if engine.died.is_set() else 0
+
+
+async def _until(stop: asyncio.Event, work: Awaitable[object]) -> None:
+    """Wait for `work` or the signal; raises what `work` raises."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    if tasks[0].done():
+        tasks[0].result()
+
+
+def make_engine(settings: Settings) -> Engine:
+    if settings.engine == FAKE:
+        return FakeEngine(
+            settings.costs,
+            settings.lengths,
+            max_model_len=settings.max_model_len or 32_768,
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+            by_priority=settings.priority_scheduling,
+            seed=settings.seed,
+        )
+    # Torch takes seconds to import, and the fake engine runs where there is none.
+    from model_pod.torch_engine import load_engine
+
+    return load_engine(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
