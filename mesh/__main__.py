@@ -1,0 +1,5 @@
+"""`python -m mesh` is `headgate`."""
+
+from mesh.cli import main
+
+main()
