@@ -1,0 +1,1 @@
+"""What exchanges leave behind: records, the access log, receipts and metrics. Pure: no I/O, no clock."""
