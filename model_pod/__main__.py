@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from model_pod.engine import Engine
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("model_pod")
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 BACKLOG = 4096  # a load test opens its connections at once

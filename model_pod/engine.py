@@ -1,16 +1,17 @@
-"""What the server needs of an engine: prompts and parameters in, a stream of deltas out.
+"""What the server needs of an engine: a prompt and parameters in, tokens out into a sink.
 
-Everything here lives on the event loop. An engine that works in a thread hands its deltas over with
+Sinks rather than async iterators: a task switch per token would cost as much as all the rest of our work on
+it. Everything here lives on the event loop; an engine that works in a thread hands its tokens over with
 ``call_soon_threadsafe`` and nothing else.
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
 
 
@@ -42,61 +43,20 @@ class Params:
     ignore_eos: bool = False
 
 
-class Delta:
-    """What one or several steps added to an answer. `finish` is "stop" or "length" on the last one."""
+class Sink(Protocol):
+    """Where the engine puts one answer. Called on the event loop, and not after `Engine.cancel`."""
 
-    __slots__ = ("finish", "text", "tokens")
+    def on_scheduled(self) -> None:
+        """The request left the waiting queue. Called at most once."""
 
-    def __init__(self, text: str, tokens: int, finish: str | None = None) -> None:
-        self.text = text
-        self.tokens = tokens
-        self.finish = finish
+    def on_tokens(self, text: str, count: int, finish: str | None) -> None:
+        """`count` tokens more. `finish` is "stop" or "length" on the last call.
 
+        The text may lag behind the tokens: a character can be split between two of them.
+        """
 
-class Stream:
-    """The deltas of one answer, from its engine to its reader.
-
-    Holds at most one answer: the engine stops at `Params.max_tokens` or at the end of its context.
-    """
-
-    __slots__ = ("_deltas", "_error", "_waiter", "handle", "scheduled_at")
-
-    def __init__(self) -> None:
-        self.handle: object = None  # the engine's own name for this request
-        self.scheduled_at: float | None = None  # loop time at which it left the waiting queue
-        self._deltas: list[Delta] = []
-        self._error: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    def push(self, delta: Delta) -> None:
-        """Called by the engine."""
-        self._deltas.append(delta)
-        self._wake()
-
-    def fail(self, error: Exception) -> None:
-        """Called by the engine: no delta follows, and the reader gets the error."""
-        self._error = error
-        self._wake()
-
-    async def read(self) -> list[Delta]:
-        """Wait for the next deltas; all that have come, at least one. Called until one has `finish`."""
-        if not self._deltas:
-            if self._error is not None:
-                raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-            if not self._deltas:
-                assert self._error is not None
-                raise self._error
-        deltas, self._deltas = self._deltas, []
-        return deltas
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def on_error(self, error: Exception) -> None:
+        """The answer cannot be finished; nothing follows."""
 
 
 @dataclass(slots=True)
@@ -133,10 +93,10 @@ class Engine(Protocol):
     async def token_prompt(self, tokens: Sequence[int]) -> Prompt:
         """Take token ids. Raises BadPrompt for ids outside the vocabulary."""
 
-    def submit(self, prompt: Prompt, params: Params) -> Stream:
-        """Queue a request whose prompt and answer fit `max_model_len`. Raises Overloaded."""
+    def submit(self, prompt: Prompt, params: Params, sink: Sink) -> object:
+        """Queue a request whose prompt and answer fit `max_model_len`; its handle. Raises Overloaded."""
 
-    def cancel(self, stream: Stream) -> None:
-        """The reader is gone: the slot is free within one step. Safe for one that has finished."""
+    def cancel(self, handle: object) -> None:
+        """Nobody wants the answer: the slot is free within one step. Safe for one that has finished."""
 
     def stats(self) -> Stats: ...

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from importlib import resources
 from math import exp
 from random import Random
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from model_pod.engine import BadPrompt, Delta, Overloaded, Params, Prompt, Stats, Stream
+from model_pod.engine import BadPrompt, Overloaded, Params, Prompt, Sink, Stats
 from model_pod.fake_scheduler import Costs, Scheduler, Sequence
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ class Lengths:
 class Answer:
     """What is left to say to one request."""
 
-    __slots__ = ("at", "finish", "stream")
+    __slots__ = ("at", "finish", "sink")
 
-    def __init__(self, stream: Stream, at: int, finish: str) -> None:
-        self.stream = stream
+    def __init__(self, sink: Sink, at: int, finish: str) -> None:
+        self.sink = sink
         self.at = at  # offset of the next token in the prose
         self.finish = finish
 
@@ -102,7 +103,7 @@ class FakeEngine:
             raise BadPrompt("token ids must not be negative")
         return Prompt(max(1, len(tokens)), zlib.crc32(repr(tokens).encode()))
 
-    def submit(self, prompt: Prompt, params: Params) -> Stream:
+    def submit(self, prompt: Prompt, params: Params, sink: Sink) -> Sequence:
         if len(self._scheduler.waiting) >= self._max_waiting:
             raise Overloaded
         self._arrivals += 1
@@ -113,16 +114,15 @@ class FakeEngine:
             room = self.max_model_len - prompt.tokens
             limit = self._lengths.draw(random)
             limit, finish = (limit, "stop") if limit <= room else (room, "length")
-        stream = Stream()
-        answer = Answer(stream, start, finish)
-        stream.handle = sequence = Sequence(prompt.tokens, limit, params.priority, answer)
+        sequence = Sequence(prompt.tokens, limit, params.priority, Answer(sink, start, finish))
         self._scheduler.add(sequence)
         self._work.set()
-        return stream
+        return sequence
 
-    def cancel(self, stream: Stream) -> None:
-        assert isinstance(stream.handle, Sequence)
-        self._scheduler.cancel(stream.handle)
+    def cancel(self, handle: object) -> None:
+        assert isinstance(handle, Sequence)
+        self._scheduler.cancel(handle)
+        handle.owner = None
 
     def stats(self) -> Stats:
         scheduler = self._scheduler
@@ -147,30 +147,30 @@ class FakeEngine:
 
     async def _run(self) -> None:
         """Step while there is work. A step is computed when it starts and told when it ends."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = monotonic()
         while True:
             step = self._scheduler.step()
             if step is None:
                 self._work.clear()
                 await self._work.wait()
-                now = loop.time()
+                now = monotonic()
                 continue
             for sequence in step.admitted:
-                sequence.owner.stream.scheduled_at = now
+                sequence.owner.sink.on_scheduled()
             # Planned times keep the rate exact; a loop that fell behind a whole step does not catch up.
-            now = max(now + step.seconds, loop.time() - step.seconds)
-            await asyncio.sleep(now - loop.time())
+            now = max(now + step.seconds, monotonic() - step.seconds)
+            await asyncio.sleep(now - monotonic())
             self._tell(step.emitted)
 
     def _tell(self, emitted: list[Sequence]) -> None:
         ring, size = self._ring, len(self._prose)
         for sequence in emitted:
-            answer: Answer = sequence.owner
+            answer: Answer | None = sequence.owner
+            if answer is None:
+                continue  # cancelled while the step ran
             at = answer.at
             answer.at = (at + TOKEN_CHARS) % size
-            finish = answer.finish if sequence.done else None
-            answer.stream.push(Delta(ring[at : at + TOKEN_CHARS], 1, finish))
+            answer.sink.on_tokens(ring[at : at + TOKEN_CHARS], 1, answer.finish if sequence.done else None)
 
 
 def load_prose() -> str:

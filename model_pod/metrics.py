@@ -6,6 +6,7 @@ per request. Labels are fixed, so the number of series is.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -27,8 +28,11 @@ LABELS = ("model_name", "engine")
 class EngineCollector:
     """Reads an engine at each scrape."""
 
-    def __init__(self, stats: Callable[[], Stats], labels: tuple[str, str]) -> None:
+    def __init__(
+        self, stats: Callable[[], Stats], generated: Callable[[], int], labels: tuple[str, str]
+    ) -> None:
         self._stats = stats
+        self._generated = generated
         self._labels = labels
 
     def collect(self) -> Iterator[Metric]:
@@ -41,9 +45,13 @@ class EngineCollector:
             gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=LABELS)
             gauge.add_metric(self._labels, value)
             yield gauge
-        count = CounterMetricFamily("vllm:num_preemptions", "Requests preempted.", labels=LABELS)
-        count.add_metric(self._labels, stats.preemptions)
-        yield count
+        for name, value, text in (
+            ("num_preemptions", stats.preemptions, "Requests preempted."),
+            ("generation_tokens", self._generated(), "Tokens generated."),
+        ):
+            counter = CounterMetricFamily(f"vllm:{name}", text, labels=LABELS)
+            counter.add_metric(self._labels, value)
+            yield counter
         if stats.blocks:
             names = (*LABELS, "block_size", "num_gpu_blocks")
             info = GaugeMetricFamily("vllm:cache_config_info", "The KV cache's layout.", labels=names)
@@ -57,7 +65,7 @@ class Metrics:
     def __init__(self, model_name: str, stats: Callable[[], Stats]) -> None:
         labels = (model_name, "0")
         self.registry = CollectorRegistry()
-        self.registry.register(EngineCollector(stats, labels))
+        self.registry.register(EngineCollector(stats, lambda: self.generated, labels))
 
         def counter(name: str, text: str) -> Counter:
             return Counter(f"vllm:{name}", text, LABELS, registry=self.registry).labels(*labels)
@@ -67,7 +75,8 @@ class Metrics:
             return family.labels(*labels)
 
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens computed.")
-        self.generation_tokens = counter("generation_tokens", "Tokens generated.")
+        # Counted per token, and collected with the engine's numbers.
+        self.generated = 0
         self.first_token = histogram("time_to_first_token_seconds", "Arrival to first token.", FIRST_S)
         self.next_token = histogram("inter_token_latency_seconds", "Token to token.", NEXT_S)
         self.end_to_end = histogram("e2e_request_latency_seconds", "Arrival to last token.", REQUEST_S)
@@ -86,24 +95,25 @@ class Record:
     def __init__(self, metrics: Metrics, prompt: int, arrival: float) -> None:
         self._metrics = metrics
         self._prompt = prompt
-        self._arrival = arrival
+        self._arrival = arrival  # time.monotonic()
         self._last = 0.0
         self.tokens = 0
 
-    def on_tokens(self, count: int, now: float, scheduled: float | None) -> None:
-        """`count` tokens came at once; `scheduled` is when the engine began, if it says."""
-        metrics = self._metrics
+    def on_scheduled(self) -> None:
+        self._metrics.queued.observe(monotonic() - self._arrival)
+
+    def on_tokens(self, count: int) -> None:
+        """`count` tokens came at once."""
+        metrics, now = self._metrics, monotonic()
         if self.tokens:
             metrics.next_token.observe(now - self._last)
-        elif count:
+        else:
             metrics.prompt_tokens.inc(self._prompt)
             metrics.first_token.observe(now - self._arrival)
-            if scheduled is not None:
-                metrics.queued.observe(max(0.0, scheduled - self._arrival))
-        metrics.generation_tokens.inc(count)
+        metrics.generated += count
         self.tokens += count
         self._last = now
 
-    def on_end(self, reason: str, now: float) -> None:
+    def on_end(self, reason: str) -> None:
         self._metrics.finished[reason].inc()
-        self._metrics.end_to_end.observe(now - self._arrival)
+        self._metrics.end_to_end.observe(monotonic() - self._arrival)

@@ -213,14 +213,14 @@ class Shape:
     def text(self, text: str) -> bytes:
         return b"%b%b%b" % (self._before, JSON(text), self._after)
 
-    def finish(self, reason: str, prompt: int, completion: int) -> bytes:
+    def finish(self, reason: str, usage: dict[str, int]) -> bytes:
         """The events after the last text."""
         events = self._event({} if self._chat else "", reason)
         if self._usage:
-            events += self._encode({"choices": [], "usage": usage(prompt, completion)})
+            events += self._encode({"choices": [], "usage": usage})
         return events + b"data: [DONE]\n\n"
 
-    def whole(self, text: str, reason: str, prompt: int, completion: int) -> bytes:
+    def whole(self, text: str, reason: str, usage: dict[str, int]) -> bytes:
         """The body of an answer that is not streamed."""
         choice: dict[str, object] = {"index": 0, "finish_reason": reason, "logprobs": None}
         if self._chat:
@@ -228,7 +228,7 @@ class Shape:
         else:
             choice["text"] = text
         kind = "chat.completion" if self._chat else "text_completion"
-        return JSON(self._head | {"object": kind, "choices": [choice], "usage": usage(prompt, completion)})
+        return JSON(self._head | {"object": kind, "choices": [choice], "usage": usage})
 
     def _event(self, piece: object, reason: str | None) -> bytes:
         choice = {"index": 0, self._piece: piece, "logprobs": None, "finish_reason": reason}

@@ -10,26 +10,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from model_pod import openai
-from model_pod.engine import BadPrompt, Overloaded, Prompt
+from model_pod.engine import BadPrompt, Overloaded
 from model_pod.metrics import Metrics, Record
 from model_pod.openai import ApiError, ChatRequest, CompletionRequest, Request, Shape
 from model_pod.text import StopMatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from model_pod.engine import Engine, Params, Stream
+    from model_pod.engine import Engine, Params, Prompt
 
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 16 << 20
+MOST_BUFFERED_BYTES = 64 << 10
 SSE_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
 
@@ -38,35 +41,87 @@ class Stopped(Exception):
 
 
 class Generation:
-    """One answer while it is made: stop sequences, times, and why it ended."""
+    """One answer while it is made, and its engine's `Sink`: stop sequences, times, and how it ends."""
 
-    def __init__(self, stream: Stream, stops: list[str], record: Record) -> None:
-        self.stream = stream
+    def __init__(self, stops: list[str], record: Record, emit: Callable[[str], None]) -> None:
         self.record = record
         self.finish: str | None = None
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.on_scheduled = record.on_scheduled
         self._matcher = StopMatcher(stops) if stops else None
-        self._time = asyncio.get_running_loop().time
+        self._emit = emit
 
-    async def next(self) -> str:
-        """Wait for the next text. It may be empty; the answer is over once `finish` is set."""
+    def on_tokens(self, text: str, count: int, finish: str | None) -> None:
+        if self.over.done():
+            return  # a stop sequence matched, and the engine is about to learn it
+        self.record.on_tokens(count)
         matcher = self._matcher
-        text = ""
-        for delta in await self.stream.read():
-            self.record.on_tokens(delta.tokens, self._time(), self.stream.scheduled_at)
-            if matcher is None:
-                text += delta.text
-            else:
-                text += matcher.feed(delta.text)
-                if matcher.matched:
-                    self.finish = "stop"
-                    break
-            if delta.finish is not None:
-                self.finish = delta.finish
-                text += matcher.flush() if matcher else ""
-        return text
+        if matcher is not None:
+            text = matcher.feed(text)
+            if matcher.matched:
+                finish = "stop"
+            elif finish is not None:
+                text += matcher.flush()
+        if text:
+            self._emit(text)
+        if finish is not None:
+            self.finish = finish
+            self.over.set_result(None)
 
-    def end(self) -> None:
-        self.record.on_end(self.finish or "abort", self._time())
+    def on_error(self, error: Exception) -> None:
+        if not self.over.done():
+            self.over.set_exception(error)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What is needed to make one answer."""
+
+    shape: Shape
+    prompt: Prompt
+    params: Params
+    stops: list[str]
+    record: Record
+
+    def usage(self) -> dict[str, int]:
+        return openai.usage(self.prompt.tokens, self.record.tokens)
+
+
+class Events:
+    """Writes an answer's events to its client as they come, without waiting.
+
+    A client that reads slower than the engine writes gets fewer, longer events: what it has not taken waits
+    as text, which is never more than one answer.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._start = shape.start()
+        self._waiting = ""
+        self._chunked = False
+        self._transport: asyncio.Transport | None = None
+
+    def open(self, transport: asyncio.Transport | None, *, chunked: bool) -> None:
+        """The head is written: events may follow."""
+        self._transport = transport
+        self._chunked = chunked
+
+    def emit(self, text: str) -> None:
+        transport = self._transport
+        self._waiting += text
+        if transport is None or transport.get_write_buffer_size() > MOST_BUFFERED_BYTES:
+            return
+        event = self.rest()
+        # Straight to the transport: `StreamResponse.write` would need a task switch per token.
+        transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
+
+    def rest(self) -> bytes:
+        """What is not written yet, as events."""
+        events = self._start
+        if self._waiting:
+            events += self._shape.text(self._waiting)
+        self._start, self._waiting = b"", ""
+        return events
 
 
 class Server:
@@ -100,7 +155,7 @@ class Server:
         except TimeoutError:
             log.warning("%d requests are cut off", len(self._active))
             for generation in self._active:
-                generation.stream.fail(Stopped())
+                generation.on_error(Stopped())
             await self._idle.wait()
 
     async def _models(self, _: web.Request) -> web.Response:
@@ -115,12 +170,12 @@ class Server:
         return web.Response(body=body, headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def _chat(self, http: web.Request) -> web.StreamResponse:
-        arrival = asyncio.get_running_loop().time()
+        arrival = time.monotonic()
         request = await self._parse(http, ChatRequest)
         return await self._answer(http, request, "messages", arrival)
 
     async def _completions(self, http: web.Request) -> web.StreamResponse:
-        arrival = asyncio.get_running_loop().time()
+        arrival = time.monotonic()
         request = await self._parse(http, CompletionRequest)
         return await self._answer(http, request, "prompt", arrival)
 
@@ -152,29 +207,30 @@ class Server:
             model=self._name,
             include_usage=request.include_usage,
         )
-        send = self._stream if request.stream else self._whole
-        generation = self._submit(prompt, params, request.stops, arrival)
+        answer = Answer(shape, prompt, params, request.stops, Record(self._metrics, prompt.tokens, arrival))
+        return await (self._stream(http, answer) if request.stream else self._whole(answer))
+
+    @asynccontextmanager
+    async def _generate(self, answer: Answer, emit: Callable[[str], None]) -> AsyncIterator[Generation]:
+        """Generate; the body waits for the end. However it ends, the engine's slot is free."""
+        if self._stopping:
+            raise unavailable("the server is stopping")
+        generation = Generation(answer.stops, answer.record, emit)
         try:
-            return await send(http, generation, shape, prompt.tokens)
+            handle = self._engine.submit(answer.prompt, answer.params, generation)
+        except Overloaded:
+            raise unavailable("too many requests wait", "overloaded") from None
+        self._active.add(generation)
+        self._idle.clear()
+        try:
+            yield generation
         finally:
             # Also where the client has left: a slot must not generate for nobody.
-            self._engine.cancel(generation.stream)
-            generation.end()
+            self._engine.cancel(handle)
+            answer.record.on_end(generation.finish or "abort")
             self._active.discard(generation)
             if not self._active:
                 self._idle.set()
-
-    def _submit(self, prompt: Prompt, params: Params, stops: list[str], arrival: float) -> Generation:
-        if self._stopping:
-            raise unavailable("the server is stopping")
-        try:
-            stream = self._engine.submit(prompt, params)
-        except Overloaded:
-            raise unavailable("too many requests wait", "overloaded") from None
-        generation = Generation(stream, stops, Record(self._metrics, prompt.tokens, arrival))
-        self._active.add(generation)
-        self._idle.clear()
-        return generation
 
     async def _prompt(self, request: Request) -> Prompt:
         if isinstance(request, ChatRequest):
@@ -192,47 +248,36 @@ class Server:
             message = f"this model holds {most} tokens; {prompt.tokens} are in the {field}{wanted}"
             raise ApiError(message, param=field, code="context_length_exceeded")
 
-    async def _whole(self, _: web.Request, generation: Generation, shape: Shape, prompt: int) -> web.Response:
+    async def _whole(self, answer: Answer) -> web.Response:
         texts: list[str] = []
-        while generation.finish is None:
-            texts.append(await generation.next())
-        body = shape.whole("".join(texts), generation.finish, prompt, generation.record.tokens)
+        async with self._generate(answer, texts.append) as generation:
+            await generation.over
+        body = answer.shape.whole("".join(texts), generation.finish or "", answer.usage())
         return web.Response(body=body, content_type="application/json")
 
-    async def _stream(
-        self, http: web.Request, generation: Generation, shape: Shape, prompt: int
-    ) -> web.StreamResponse:
+    async def _stream(self, http: web.Request, answer: Answer) -> web.StreamResponse:
         response = web.StreamResponse(headers=SSE_HEADERS)
-        response.enable_chunked_encoding()
-        # Sent before the first token, as vLLM's are.
-        await response.prepare(http)
-        write, events = response.write, shape.start()
-        try:
-            while True:
-                text = await generation.next()
-                if text:
-                    events += shape.text(text)
-                if generation.finish is not None:
-                    break
-                if events:
-                    await write(events)
-                    events = b""
-            await write(events + shape.finish(generation.finish, prompt, generation.record.tokens))
-        except ConnectionError:
-            return response
-        except Exception as error:
-            await _break_off(http, response, error)
+        if http.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        events = Events(answer.shape)
+        async with self._generate(answer, events.emit) as generation:
+            # The head is sent before the first token, as vLLM's is.
+            await response.prepare(http)
+            events.open(http.transport, chunked=response.chunked)
+            try:
+                await generation.over
+            except Exception as error:
+                await response.write(b"data: %b\n\n" % _our_fault(error).body())
+                if http.transport is not None:
+                    http.transport.close()
+                return response
+            end = answer.shape.finish(generation.finish or "", answer.usage())
+            await response.write(events.rest() + end)
         return response
 
 
 def unavailable(message: str, code: str = "unavailable") -> ApiError:
     return ApiError(message, status=503, kind="server_error", code=code)
-
-
-async def _break_off(http: web.Request, response: web.StreamResponse, error: Exception) -> None:
-    await response.write(b"data: %b\n\n" % _our_fault(error).body())
-    if http.transport is not None:
-        http.transport.close()
 
 
 def _our_fault(error: Exception) -> ApiError:
