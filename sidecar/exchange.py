@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sidecar.balance.endpoint import Endpoint
     from sidecar.errors import Refusal
     from sidecar.http1.request import Request
+    from sidecar.http1.response import ResponseHead
     from sidecar.pipeline import Pipeline
 
 
@@ -42,19 +43,50 @@ RUNNING, WAITING, HELD, FORWARDED, DONE = range(5)
 
 
 class Attempt(Protocol):
-    """The connection that carries an exchange to its endpoint."""
+    """What carries an exchange to its endpoint: a connection, or the making of one."""
 
     def abandon(self) -> None:
         """Close the connection at once: whoever asked has gone."""
-        ...
+
+    def send_more(self) -> None:
+        """More of a body that streams through has come."""
+
+    def pause(self) -> None:
+        """Read no more of the answer for now."""
+
+    def resume(self) -> None:
+        """Read on."""
+
+
+class Timer(Protocol):
+    """Something that will be called, unless it is cancelled."""
+
+    def cancel(self) -> None: ...
 
 
 class Client(Protocol):
     """The connection an exchange came from."""
 
+    peer: str  # its address
+
+    @property
+    def is_congested(self) -> bool:
+        """It does not read as fast as the engine writes."""
+
     def want_body(self, x: Exchange) -> None:
         """Let the body come: answer `Expect: 100-continue`."""
-        ...
+
+    def read_on(self, on: bool) -> None:
+        """Go on, or stop, reading a body that streams through."""
+
+    def interim(self, x: Exchange, lines: bytes) -> None:
+        """Pass on a 1xx answer."""
+
+    def relay(self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool) -> None:
+        """Pass on what came of the engine's answer; `complete`: there is no more, settle it."""
+
+    def answer(self, x: Exchange, reply: Reply) -> None:
+        """Answer in the engine's place, or break off an answer that has begun."""
 
 
 class Exchange:
@@ -68,12 +100,12 @@ class Exchange:
         # the kernel
         "attempt", "entered", "pending", "pipeline", "refusal", "state",
         # who asks, and for what
-        "body", "client_ip", "cls", "deadline", "is_work", "max_tokens", "model", "path", "repeat",
-        "request_id", "stream", "tenant", "weight",
+        "body", "client_ip", "cls", "deadline", "is_openai", "is_work", "max_tokens", "model", "path",
+        "repeat", "request_id", "stream", "tenant", "weight",
         # where it comes from and goes to
         "client", "endpoint", "request", "upstream", "when_body",
-        # what happened
-        "arrived", "bytes_in", "bytes_out", "dispatched", "queued", "reason", "responded", "status", "wall",
+        # what happened, and what is to happen
+        "arrived", "bytes_out", "dispatched", "parked", "reason", "responded", "status", "timer", "waited",
     )  # fmt: skip
 
     def __init__(self, request: Request, client: Client, pipeline: Pipeline, now: float) -> None:
@@ -90,12 +122,13 @@ class Exchange:
         self.model = "other"
         self.path = ""
         self.stream = False
+        self.is_openai = False
         self.is_work = False
         self.max_tokens: int | None = None
         self.deadline: float | None = None
         self.repeat = 0
         self.request_id = b""
-        self.client_ip = ""
+        self.client_ip = client.peer
         self.body: bytes | None = None  # the whole body, when it is one that is read; may be replaced
 
         self.request = request
@@ -105,11 +138,11 @@ class Exchange:
         self.when_body: Callable[[Exchange], None] | None = None  # called once the whole body is here
 
         self.arrived = now
-        self.wall = 0.0
-        self.queued = 0.0
+        self.parked = 0.0  # when it joined the queue
+        self.waited = 0.0  # seconds it spent there
         self.dispatched = 0.0
-        self.responded = 0.0
+        self.responded = 0.0  # when the first byte of the answer came
+        self.timer: Timer | None = None  # of the stage that parked it
         self.status = 0
         self.reason = ""
-        self.bytes_in = 0
         self.bytes_out = 0

@@ -140,11 +140,11 @@ class Pipeline:
 
     def response(self, x: Exchange) -> bool:
         """Show the response head to the stages; False when one failed and `x` was refused for it."""
-        return self._show(x, self._response)
+        return not self._response or self._show(x, self._response)
 
     def data(self, x: Exchange, data: bytes) -> bool:
         """Show response bytes to the stages; False when one failed and `x` was settled for it."""
-        return self._show(x, self._data, data)
+        return not self._data or self._show(x, self._data, data)
 
     def _show(self, x: Exchange, hooks: tuple[Callable[..., None], ...], *args: bytes) -> bool:
         try:
@@ -201,11 +201,16 @@ class Pipeline:
             self.refuse(x, Reply(INTERNAL))
 
     def _reply(self, x: Exchange, reply: Reply) -> None:
-        x.state = DONE  # an answer that brings bad news back must not find it open
+        ready = self._ready
+        was_busy, ready.busy = ready.busy, True  # what answering starts waits until `x` is settled
+        x.state = DONE
+        x.reason = reply.refusal.reason
+        x.status = reply.refusal.status
         try:
             self._answer(x, reply)
         except Exception:
             log.exception("answering failed")
+        ready.busy = was_busy
         self.complete(x)
 
     def _rewind(self, x: Exchange, to: int) -> None:

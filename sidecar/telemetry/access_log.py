@@ -18,13 +18,17 @@ class AccessLog:
     evenly, the part `sample` (0 to 1) of the others."""
 
     def __init__(self, mode: Mode, sample: float, max_bytes: int) -> None:
-        self._mode = mode
-        self._sample = sample
+        self.configure(mode, sample)
         self._credit = 0.0
         self._max_bytes = max_bytes
         self._buffer = bytearray()
         self._encode = msgspec.json.Encoder().encode
         self.dropped = 0  # lines lost since the start
+
+    def configure(self, mode: Mode, sample: float) -> None:
+        """Change what is kept from now on."""
+        self._mode = mode
+        self._sample = sample
 
     def add(self, record: Record) -> None:
         """Take note of a finished exchange."""

@@ -12,6 +12,11 @@ class Receipts:
     def __init__(self, capacity: int) -> None:
         self._ring: deque[Record] = deque(maxlen=capacity)
 
+    def resize(self, capacity: int) -> None:
+        """Keep `capacity` records from now on; the newest stay."""
+        if capacity != self._ring.maxlen:
+            self._ring = deque(self._ring, maxlen=capacity)
+
     def add(self, record: Record) -> None:
         """Keep `record`."""
         self._ring.append(record)

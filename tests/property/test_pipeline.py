@@ -14,13 +14,21 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sidecar.errors import INTERNAL, OVERLOADED, QUEUE_TIMEOUT, RATE_LIMITED
 from sidecar.exchange import DONE, FORWARDED, HELD, PARKED, RUNNING, WAITING, Exchange, Reply, Verdict
+from sidecar.http1.request import Request
 from sidecar.pipeline import Pipeline, Ready, Stage
 
 LIMIT = 3
 
 
+class Nobody:
+    peer = ""
+
+    def want_body(self, x: Exchange) -> None:
+        raise AssertionError
+
+
 def exchange(pipeline: Pipeline) -> Exchange:
-    return Exchange(None, None, pipeline, 0.0)  # type: ignore[arg-type]
+    return Exchange(Request(b"GET", b"/", "1.1", [], True), Nobody(), pipeline, 0.0)
 
 
 class Recorder(Stage):

@@ -1,0 +1,92 @@
+"""What the admin port answers. It runs in its own thread: what belongs to the event loop is asked there."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from msgspec import to_builtins
+
+from sidecar.config import redacted
+from sidecar.net.admin import AdminReply, json, on_loop, text
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping
+
+    from sidecar.app import App
+    from sidecar.net.admin import Handler
+
+Query = dict[str, str]
+
+STUCK_AFTER_S: Final = 5.0
+_LEVELS: Final = ("debug", "info", "warning", "error")
+_DEFAULT_DECISIONS: Final = 100
+
+
+def routes(app: App, loop: asyncio.AbstractEventLoop) -> Mapping[tuple[str, str], Handler]:
+    """Method and path to handler."""
+    admin = _Admin(app, loop)
+    return {
+        ("GET", "/live"): admin.live,
+        ("GET", "/ready"): admin.ready,
+        ("GET", "/metrics"): admin.metrics,
+        ("GET", "/debug/config"): admin.config,
+        ("GET", "/debug/endpoints"): admin.endpoints,
+        ("GET", "/debug/decisions"): admin.decisions,
+        ("POST", "/drain"): admin.drain,
+        ("PUT", "/log-level"): admin.log_level,
+    }
+
+
+class _Admin:
+    """The handlers: query and body in, reply out."""
+
+    def __init__(self, app: App, loop: asyncio.AbstractEventLoop) -> None:
+        self._app = app
+        self._loop = loop
+
+    def live(self, query: Query, body: bytes) -> AdminReply:
+        """Whether the event loop still turns. Answered off it, for a stuck one could not."""
+        late = self._app.clock.now() - self._app.lifecycle.beat
+        if late < STUCK_AFTER_S:
+            return text("live")
+        return text(f"the event loop is stuck for {late:.0f} s", 503)
+
+    def ready(self, query: Query, body: bytes) -> AdminReply:
+        """Whether new work is welcome, and if not, why."""
+        why = self._app.unready()
+        return text("ready") if why is None else text(why, 503)
+
+    def metrics(self, query: Query, body: bytes) -> AdminReply:
+        page, content_type = self._app.metrics.render("")
+        return AdminReply(200, page, content_type)
+
+    def config(self, query: Query, body: bytes) -> AdminReply:
+        """What is in force, without secrets."""
+        return json(redacted(self._app.config))
+
+    def endpoints(self, query: Query, body: bytes) -> AdminReply:
+        endpoint = self._app.endpoint
+        return json(
+            [{"address": endpoint.name, "healthy": endpoint.healthy, "in_flight": endpoint.in_flight}]
+        )
+
+    def decisions(self, query: Query, body: bytes) -> AdminReply:
+        """What became of the last `n` exchanges, newest first."""
+        n = query.get("n", str(_DEFAULT_DECISIONS))
+        if not n.isdigit():
+            return json({"error": f"n: expected a number, got {n[:32]!r}"}, 400)
+        return json(to_builtins(on_loop(self._loop, lambda: self._app.receipts.last(int(n[:9])))))
+
+    def drain(self, query: Query, body: bytes) -> AdminReply:
+        on_loop(self._loop, self._app.drain)
+        return text("draining", 202)
+
+    def log_level(self, query: Query, body: bytes) -> AdminReply:
+        """Until the next reload; the level is the query's `level` or the body."""
+        level = (query.get("level") or body.decode("latin-1")).strip().lower()
+        if level not in _LEVELS:
+            return json({"error": f"level: expected one of {', '.join(_LEVELS)}"}, 400)
+        logging.getLogger("headgate").setLevel(level.upper())
+        return text(level)

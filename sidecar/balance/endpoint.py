@@ -1,0 +1,17 @@
+"""One engine, as the balancer sees it."""
+
+from __future__ import annotations
+
+
+class Endpoint:
+    """An address and what is known about it. `healthy` belongs to the active health check."""
+
+    __slots__ = ("healthy", "host", "in_flight", "name", "path", "port")
+
+    def __init__(self, host: str = "", port: int = 0, path: str = "") -> None:
+        self.host = host
+        self.port = port
+        self.path = path  # of a unix socket, instead of host and port
+        self.name = f"unix:{path}" if path else f"{host}:{port}"
+        self.healthy = True
+        self.in_flight = 0

@@ -1,0 +1,239 @@
+"""Bytes of a client become requests.
+
+`RequestReader` wraps httptools. Its callbacks only record, because one `feed` may deliver several
+pipelined requests before the first was answered: whoever feeds it acts afterwards, on `requests`.
+
+What a lax peer would let through is refused (RFC 9112 sections 2.2, 3.2, 5, 6.1, 6.3): llhttp
+rejects obs-fold, space before a colon, NUL, repeated or unclear Content-Length and Content-Length
+beside Transfer-Encoding; Host, versions, other codings and the size limits are checked here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import httptools
+
+from sidecar.errors import (
+    HEADERS_TOO_LARGE,
+    MALFORMED,
+    NOT_IMPLEMENTED,
+    URI_TOO_LONG,
+    VERSION,
+    ProtocolError,
+    Refusal,
+)
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_FIELDS: Final = 100
+MAX_TARGET_BYTES: Final = 16 * 1024
+
+Fields = list[tuple[bytes, bytes]]
+
+# Fields of which a second one would be read differently by different readers.
+_SINGLE: Final = (b"host", b"content-length", b"transfer-encoding", b"content-type", b"expect")
+_NOT_IN_HOST: Final = frozenset(b" \t/?#@\\,<>\"'")
+
+
+class Request:
+    """One request head, and as much of its body as has come.
+
+    `fields` keeps order and repeats, names in lower case; `first` answers look-ups. `chunks` holds
+    body bytes that nobody has taken yet; `received` counts all that came.
+    """
+
+    __slots__ = (
+        "chunks",
+        "complete",
+        "fields",
+        "first",
+        "keep_alive",
+        "length",
+        "method",
+        "received",
+        "target",
+        "version",
+    )
+
+    def __init__(self, method: bytes, target: bytes, version: str, fields: Fields, keep_alive: bool) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.fields = fields
+        self.first = dict(reversed(fields))
+        self.keep_alive = keep_alive
+        self.length: int | None = 0  # of the body; None: chunked, unknown
+        self.chunks: list[bytes] = []
+        self.received = 0
+        self.complete = False
+
+    def take_body(self) -> bytes:
+        """The body bytes that came since the last call."""
+        chunks = self.chunks
+        if not chunks:
+            return b""
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        return body
+
+
+class RequestReader:
+    """Turns one connection's bytes into `requests`; raises `ProtocolError` once, and is then dead."""
+
+    __slots__ = (
+        "_fed",
+        "_fields",
+        "_in_head",
+        "_parser",
+        "_refused",
+        "_target",
+        "_trailer",
+        "current",
+        "requests",
+    )
+
+    def __init__(self) -> None:
+        self.requests: deque[Request] = deque()
+        self.current: Request | None = None  # whose body is still coming
+        self._parser = httptools.HttpRequestParser(self)
+        self._refused: ProtocolError | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._fields: Fields = []
+        self._target = b""
+        self._in_head = True
+        self._fed = 0  # bytes of this head in earlier feeds
+        self._trailer = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """No byte of a next request has come."""
+        return self._in_head and not self._fed and not self._target
+
+    def feed(self, data: bytes) -> None:
+        """Read `data`; raises ProtocolError when the rest of the connection cannot be trusted."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._after_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserCallbackError as error:
+            raise self._refused or error from None
+        except httptools.HttpParserError as error:
+            raise ProtocolError(self._why(data), str(error)) from None
+        if self._in_head and (self._fed or self._target or self._fields or data.strip(b"\r\n")):
+            self._fed += len(data)
+            if self._fed > MAX_HEAD_BYTES + MAX_TARGET_BYTES:
+                raise ProtocolError(HEADERS_TOO_LARGE, f"the head exceeds {MAX_HEAD_BYTES} bytes")
+            if len(self._target) > MAX_TARGET_BYTES:
+                raise ProtocolError(URI_TOO_LONG, f"the request line exceeds {MAX_TARGET_BYTES} bytes")
+
+    def _why(self, data: bytes) -> Refusal:
+        """The refusal for what llhttp rejects: only a version that is a number gets its own."""
+        if self._in_head and self._target and not self._fields:
+            line = data.partition(b"\r\n")[0]
+            word = line.rpartition(b" ")[2]
+            if word[:5] == b"HTTP/" and word[5:6].isdigit():
+                return VERSION
+        return MALFORMED
+
+    def _after_upgrade(self, rest: bytes) -> None:
+        """The upgrade is not taken (RFC 9110 section 7.8): go on reading HTTP/1.1."""
+        self._parser = httptools.HttpRequestParser(self)
+        if rest:
+            self.feed(rest)
+
+    # Called by the parser.
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            self._fields.append((name.lower(), value))
+            return
+        self._trailer += len(name) + len(value)
+        if self._trailer > MAX_HEAD_BYTES:
+            self._refuse(HEADERS_TOO_LARGE, "the trailer section is too large")
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        request = Request(
+            parser.get_method(),
+            self._target,
+            parser.get_http_version(),
+            self._fields,
+            parser.should_keep_alive(),
+        )
+        self._check(request)
+        self.current = request
+        self.requests.append(request)
+        self._in_head = False
+
+    def on_body(self, data: bytes) -> None:
+        request = self.current
+        assert request is not None
+        request.chunks.append(data)
+        request.received += len(data)
+
+    def on_message_complete(self) -> None:
+        request = self.current
+        assert request is not None
+        request.complete = True
+        self.current = None
+        self._begin()
+
+    def _check(self, request: Request) -> None:
+        self._check_size(request)
+        fields, first = request.fields, request.first
+        if b"#" in request.target:
+            self._refuse(MALFORMED, "a fragment in the target")
+        if request.version not in ("1.1", "1.0"):
+            self._refuse(VERSION, f"HTTP/{request.version}")
+        if request.method == b"CONNECT":
+            self._refuse(NOT_IMPLEMENTED, "CONNECT")
+        if len(first) != len(fields):
+            for name in _SINGLE:
+                if sum(field == name for field, _ in fields) > 1:
+                    self._refuse(MALFORMED, f"repeated {name.decode()}")
+        host = first.get(b"host")
+        if host is None:
+            if request.version == "1.1":
+                self._refuse(MALFORMED, "no host")
+        elif not _NOT_IN_HOST.isdisjoint(host):
+            self._refuse(MALFORMED, "invalid host")
+        self._check_framing(request)
+
+    def _check_size(self, request: Request) -> None:
+        fields = request.fields
+        if len(request.target) > MAX_TARGET_BYTES:
+            self._refuse(URI_TOO_LONG, "the target is too long")
+        if len(fields) > MAX_FIELDS:
+            self._refuse(HEADERS_TOO_LARGE, f"more than {MAX_FIELDS} fields")
+        if sum(len(name) + len(value) + 4 for name, value in fields) > MAX_HEAD_BYTES:
+            self._refuse(HEADERS_TOO_LARGE, f"the fields exceed {MAX_HEAD_BYTES} bytes")
+
+    def _check_framing(self, request: Request) -> None:
+        first = request.first
+        coding = first.get(b"transfer-encoding")
+        if coding is not None:
+            if request.version == "1.0":
+                self._refuse(MALFORMED, "a transfer coding in HTTP/1.0")
+            if coding.lower() != b"chunked":
+                self._refuse(NOT_IMPLEMENTED, "a transfer coding but chunked")
+            request.length = None
+        length = first.get(b"content-length")
+        if length is not None:
+            if not length.isdigit():
+                self._refuse(MALFORMED, "invalid content-length")
+            request.length = int(length)
+        # llhttp skips the body of an upgrade and calls what follows opaque. Only the offer of h2c is
+        # ignored (curl --http2 makes it), and only where nothing follows.
+        if self._parser.should_upgrade() and (request.length != 0 or b"h2c" not in first[b"upgrade"].lower()):
+            self._refuse(NOT_IMPLEMENTED, "an upgrade")
+
+    def _refuse(self, refusal: Refusal, detail: str) -> None:
+        """Stop the parser: an exception in a callback is the only way to."""
+        self._refused = ProtocolError(refusal, detail)
+        raise self._refused

@@ -1,0 +1,176 @@
+"""Connections to engines: idle ones are used again, last in first out; else one is made.
+
+An idle connection is not used after `engine_idle_s`: engines on uvicorn close theirs after 5 s, and
+a POST that was sent on a dying connection may not be sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from sidecar.errors import CONNECT_FAILED
+from sidecar.exchange import DONE, Exchange, Reply
+from sidecar.net.upstream import Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.balance.endpoint import Endpoint
+    from sidecar.net.context import Context
+
+log = logging.getLogger("headgate.connections")
+
+
+class Dialer(Protocol):
+    """Opens a connection to an endpoint."""
+
+    def dial(
+        self,
+        endpoint: Endpoint,
+        timeout_s: float,
+        made: Callable[[], Upstream],
+        then: Callable[[Upstream | None], None],
+    ) -> None:
+        """Call `then` with the connected protocol that `made` built, or with None when it failed."""
+
+
+class Dialling:
+    """Stands for the connection of an exchange while there is none yet."""
+
+    __slots__ = ("x",)
+
+    def __init__(self, x: Exchange) -> None:
+        self.x: Exchange | None = x
+        x.upstream = self
+
+    def abandon(self) -> None:
+        if self.x is not None:
+            self.x.upstream = None
+            self.x = None
+
+    def send_more(self) -> None:
+        if self.x is not None and not self.x.request.complete:
+            self.x.client.read_on(False)
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
+
+
+class Connections:
+    """All connections to engines."""
+
+    def __init__(self, context: Context, dialer: Dialer) -> None:
+        self._context = context
+        self._dialer = dialer
+        self._open: set[Upstream] = set()
+        self._idle: dict[Endpoint, list[Upstream]] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def send(self, x: Exchange) -> None:
+        """Carry `x` to its endpoint."""
+        endpoint = x.endpoint
+        assert endpoint is not None
+        idle = self._idle.get(endpoint)
+        youngest_dead = self._context.clock.now() - self._context.timeouts.engine_idle_s
+        while idle:
+            upstream = idle.pop()
+            if upstream.is_usable and upstream.idle_since > youngest_dead:
+                upstream.send(x)
+                return
+            upstream.close()
+        self._dial(x, endpoint)
+
+    def idle(self, upstream: Upstream) -> None:
+        """`upstream` has delivered its answer and can carry another."""
+        self._idle.setdefault(upstream.endpoint, []).append(upstream)
+
+    def lost(self, upstream: Upstream) -> None:
+        """`upstream` is gone. If it was idle, it is skipped when its turn comes."""
+        self._open.discard(upstream)
+
+    def sweep(self) -> None:
+        """Close what has been idle for too long. Called every second or so."""
+        dead = self._context.clock.now() - self._context.timeouts.engine_idle_s
+        for endpoint, idle in list(self._idle.items()):
+            old = next((i for i, upstream in enumerate(idle) if upstream.idle_since > dead), len(idle))
+            for upstream in idle[:old]:
+                upstream.close()
+            del idle[:old]
+            if not idle:
+                del self._idle[endpoint]
+
+    def close(self) -> None:
+        """Close everything."""
+        for upstream in list(self._open):
+            upstream.abandon()
+
+    def _dial(self, x: Exchange, endpoint: Endpoint) -> None:
+        dialling = Dialling(x)
+
+        def connected(upstream: Upstream | None) -> None:
+            x = dialling.x
+            if upstream is not None and not upstream.is_usable:
+                upstream = None  # the engine hung up at once
+            if upstream is not None:
+                self._open.add(upstream)
+            if x is None or x.state == DONE:
+                if upstream is not None:
+                    upstream.idle_since = self._context.clock.now()
+                    self.idle(upstream)
+                return
+            dialling.abandon()
+            if upstream is None:
+                x.pipeline.refuse(x, Reply(CONNECT_FAILED))
+            else:
+                upstream.send(x)
+
+        self._dialer.dial(
+            endpoint,
+            self._context.timeouts.connect_s,
+            lambda: Upstream(self._context, endpoint),
+            connected,
+        )
+
+
+class LoopDialer:
+    """The real one. Making a connection is rare, so a task for it costs nothing that matters."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: set[asyncio.Task[None]] = set()  # a task nobody holds may be collected
+
+    def dial(
+        self,
+        endpoint: Endpoint,
+        timeout_s: float,
+        made: Callable[[], Upstream],
+        then: Callable[[Upstream | None], None],
+    ) -> None:
+        task = self._loop.create_task(self._connect(endpoint, timeout_s, made, then))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(
+        self,
+        endpoint: Endpoint,
+        timeout_s: float,
+        made: Callable[[], Upstream],
+        then: Callable[[Upstream | None], None],
+    ) -> None:
+        upstream: Upstream | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                if endpoint.path:
+                    _, upstream = await self._loop.create_unix_connection(made, endpoint.path)
+                else:
+                    _, upstream = await self._loop.create_connection(made, endpoint.host, endpoint.port)
+        except (OSError, TimeoutError) as error:
+            log.warning("connecting to %s failed: %s", endpoint.name, error or "timed out")
+        then(upstream)

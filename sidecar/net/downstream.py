@@ -1,0 +1,377 @@
+"""A client's connection: requests in, answers out, in the order of the requests.
+
+One exchange at a time is under way; what a client pipelines behind it waits unparsed further than
+its head and, beyond a few, unread. A connection is in one of these situations, and each has an end:
+
+    idle        between requests            keep_alive_s, then closed
+    head        a head has begun            head_s, then 408
+    body        a body is coming            body_s between two pieces, then 408
+    exchange    the pipeline has it         the pipeline's and the upstream's time-outs
+    congested   the client does not read    stall_s, then closed
+    hanging up  the last answer is out      LINGER_S of unread input, so that no reset eats the answer
+
+The client has gone when its side is closed while an exchange is under way: a half-closed sender
+cannot be told from one that left, and a GPU must not work for the latter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, cast
+
+from sidecar.errors import (
+    CLIENT_GONE,
+    OVERLOADED,
+    REQUEST_TIMEOUT,
+    TOO_MANY_CONNECTIONS,
+    ProtocolError,
+    Refusal,
+)
+from sidecar.exchange import Exchange, Reply
+from sidecar.http1.encode import CONTINUE, LAST_CHUNK, chunk
+from sidecar.http1.request import RequestReader
+from sidecar.llm.errors import error_event
+from sidecar.net.answers import engine_head, own_answer
+
+if TYPE_CHECKING:
+    from sidecar.http1.request import Request
+    from sidecar.http1.response import ResponseHead
+    from sidecar.net.context import Context
+    from sidecar.net.timers import Timer
+
+LINGER_S: Final = 2.0
+_MAX_PIPELINED: Final = 16
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Downstream(asyncio.Protocol):
+    """One client connection."""
+
+    __slots__ = (
+        "_answering",
+        "_began",
+        "_body_bytes",
+        "_chunked",
+        "_closing",
+        "_congested_since",
+        "_context",
+        "_event_stream",
+        "_failure",
+        "_heard",
+        "_proceeding",
+        "_reader",
+        "_reading",
+        "_timer",
+        "_transport",
+        "_until_close",
+        "_x",
+        "peer",
+    )
+
+    _transport: asyncio.Transport
+    _timer: Timer
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._reader = RequestReader()
+        self._failure: ProtocolError | None = None  # what ended the reading
+        self._x: Exchange | None = None
+        self._proceeding = False
+        self._reading = True
+        self._closing = False
+        self._congested_since = 0.0
+        self._body_bytes = 0  # of the current exchange, counted in context.buffered
+        self._heard = self._began = 0.0
+        self._forget_answer()
+        self.peer = ""
+
+    def _forget_answer(self) -> None:
+        self._answering = False  # the head of the answer is out
+        self._chunked = False
+        self._event_stream = False
+        self._until_close = False
+
+    @property
+    def is_congested(self) -> bool:
+        """The client does not read as fast as the engine writes."""
+        return self._congested_since > 0
+
+    @property
+    def is_idle(self) -> bool:
+        """No exchange is under way."""
+        return self._x is None
+
+    # Called by the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        context = self._context
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        self._heard = self._began = context.clock.now()
+        self._timer = context.timers.after(context.timeouts.head_s, self._check, None)
+        context.clients.add(self)
+        if len(context.clients) > context.max_connections:
+            self._say(Reply(TOO_MANY_CONNECTIONS, retry_after_s=context.clock.jitter(1.0, 0.2)))
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing or self._failure is not None:
+            return
+        self._heard = self._context.clock.now()
+        reader = self._reader
+        if reader.is_idle:
+            self._began = self._heard
+        try:
+            reader.feed(data)
+        except ProtocolError as error:
+            self._failure = error
+        if self._x is not None:
+            self._body_progressed(self._x)
+        self._proceed()
+
+    def eof_received(self) -> None:
+        if self._x is not None:
+            self._transport.abort()  # not close(): what is unsent must not delay the news
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._timer.cancel()
+        self._context.clients.discard(self)
+        x = self._x
+        if x is not None:
+            self._detach()
+            x.status = CLIENT_GONE.status
+            x.reason = CLIENT_GONE.reason
+            if x.upstream is not None:
+                x.upstream.abandon()
+            x.pipeline.complete(x)
+
+    def pause_writing(self) -> None:
+        self._congested_since = self._context.clock.now()
+        if self._x is not None and self._x.upstream is not None:
+            self._x.upstream.pause()
+
+    def resume_writing(self) -> None:
+        self._congested_since = 0.0
+        if self._x is not None and self._x.upstream is not None:
+            self._x.upstream.resume()
+
+    # Requests in.
+
+    def _proceed(self) -> None:
+        """Start what was read, one exchange after the other."""
+        if self._proceeding:
+            return
+        self._proceeding = True
+        requests = self._reader.requests
+        while self._x is None and requests and not self._closing:
+            self._begin(requests.popleft())
+        self._proceeding = False
+        if self._failure is not None and self._x is None and not self._closing:
+            refusal = self._failure.refusal
+            self._say(Reply(refusal, message=f"{refusal.message} ({self._failure.detail})"))
+        elif self._x is not None and len(requests) > _MAX_PIPELINED:
+            self.read_on(False)
+
+    def _begin(self, request: Request) -> None:
+        context = self._context
+        x = Exchange(request, self, context.pipeline, self._heard)
+        self._x = x
+        x.pipeline.start(x)
+        if x is self._x and request.received:
+            self._body_progressed(x)
+
+    def _body_progressed(self, x: Exchange) -> None:
+        request = x.request
+        if x.body is None and x.when_body is None:
+            if request.chunks:  # it streams through
+                if x.upstream is not None:
+                    x.upstream.send_more()
+                elif not request.complete:
+                    self.read_on(False)  # until there is somebody to take it
+            elif request.complete and x.upstream is not None:
+                x.upstream.send_more()
+            return
+        if self._body_bytes == request.received:
+            return
+        self._context.buffered += request.received - self._body_bytes
+        self._body_bytes = request.received
+        if x.when_body is not None:
+            if self._context.buffered > self._context.max_buffered:
+                x.pipeline.refuse(x, Reply(OVERLOADED, retry_after_s=self._context.clock.jitter(1.0, 0.2)))
+            else:
+                x.when_body(x)
+
+    def want_body(self, x: Exchange) -> None:
+        """Let the body come."""
+        request = x.request
+        if b"expect" in request.first and request.version == "1.1" and not request.received:
+            self._transport.write(CONTINUE)
+
+    def read_on(self, on: bool) -> None:
+        """Stop or go on reading, as the one who takes the body can or cannot take more."""
+        if on != self._reading and not self._transport.is_closing():
+            self._reading = on
+            if on:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    # Answers out.
+
+    def interim(self, x: Exchange, lines: bytes) -> None:
+        """Pass on a 1xx answer."""
+        if x.request.version == "1.1":
+            self._transport.write(lines)
+
+    def relay(self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool) -> None:
+        """Pass on what came of the engine's answer, in one write."""
+        parts: list[bytes] = []
+        if head is not None:
+            parts.append(self._answer_head(x, head))
+        if data:
+            x.bytes_out += len(data)
+            parts.append(chunk(data) if self._chunked else data)
+        if complete and self._chunked:
+            parts.append(LAST_CHUNK)
+        if parts:
+            self._transport.write(b"".join(parts))
+        if complete:
+            x.pipeline.complete(x)
+            self._end()
+
+    def _answer_head(self, x: Exchange, head: ResponseHead) -> bytes:
+        request = x.request
+        has_body = request.method != b"HEAD" and head.status not in (204, 304)
+        self._answering = True
+        self._chunked = has_body and head.length is None and request.version == "1.1"
+        self._until_close = has_body and head.length is None and not self._chunked
+        if self._chunked:
+            first = head.first
+            self._event_stream = (
+                first.get(b"content-type", b"")[:17].lower() == b"text/event-stream"
+                and b"content-encoding" not in first
+            )
+        self._closing_after(x)
+        return engine_head(x, head, chunked=self._chunked, close=self._closing)
+
+    def answer(self, x: Exchange, reply: Reply) -> None:
+        """Answer in the engine's place, or end an answer that has begun so that nobody takes it for whole."""
+        if x.upstream is not None:
+            x.upstream.abandon()
+        if self._x is not x:
+            return
+        if self._answering:
+            self._break_off(reply.refusal)
+            return
+        self._closing_after(x)
+        self._closing |= reply.refusal.close
+        status = self._context.overload_status if reply.refusal is OVERLOADED else reply.refusal.status
+        x.status = status
+        body = own_answer(x, reply, status, close=self._closing)
+        x.bytes_out = len(body)
+        self._transport.write(body)
+        self._end()
+
+    def _break_off(self, refusal: Refusal) -> None:
+        if self._event_stream:
+            self._transport.write(chunk(error_event(refusal)))
+        elif self._until_close:
+            # Here the end of the connection is the end of the answer, unless it is a reset.
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None and sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._transport.abort()
+        self._closing = True
+        self._end()
+
+    def _say(self, reply: Reply) -> None:
+        """Answer where there is no exchange, and hang up."""
+        self._closing = True
+        self._transport.write(own_answer(None, reply, reply.refusal.status, close=True))
+        self._hang_up()
+
+    # Ends.
+
+    def _closing_after(self, x: Exchange) -> None:
+        """Decide, when the head of an answer is written, whether it is the last one here."""
+        request = x.request
+        if (
+            not request.keep_alive
+            or not request.complete
+            or request.version == "1.0"
+            or self._context.lifecycle.draining
+        ):
+            self._closing = True
+
+    def _end(self) -> None:
+        """The answer is out: on to the next request, or hang up."""
+        self._detach()
+        self._forget_answer()
+        if self._closing:
+            self._hang_up()
+            return
+        self.read_on(True)
+        self._proceed()
+
+    def _detach(self) -> None:
+        self._x = None
+        self._context.buffered -= self._body_bytes
+        self._body_bytes = 0
+
+    def _hang_up(self) -> None:
+        """Close, once what was written is out and the client has stopped sending."""
+        transport = self._transport
+        if transport.is_closing():
+            return
+        sent = self._reader.current is None and self._failure is None
+        self._timer.cancel()
+        timeout = LINGER_S if not sent and not self.is_congested else self._context.timeouts.stall_s
+        self._timer = self._context.timers.after(timeout, self._cut, None)
+        if sent:
+            transport.close()
+            return
+        # Closing now, with input unread, would reset the connection under the answer (RFC 9112
+        # section 9.6): close our side, and read on for a while into nothing.
+        self.read_on(True)
+        if transport.can_write_eof():
+            transport.write_eof()
+
+    def close(self) -> None:
+        """Close when what is written is out; an exchange under way is abandoned."""
+        if self._x is not None:
+            self.abort()
+        elif not self._closing:
+            self._closing = True
+            self._hang_up()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def _cut(self, _: None) -> None:
+        self._transport.abort()
+
+    def _check(self, _: None) -> None:
+        """Enforce the time-outs of the file head; runs every now and then while the connection lives."""
+        context = self._context
+        timeouts, now = context.timeouts, context.clock.now()
+        x = self._x
+        if self._congested_since and now - self._congested_since >= timeouts.stall_s:
+            self._transport.abort()
+        elif x is None and self._reader.is_idle:
+            if now - self._heard >= timeouts.keep_alive_s:
+                self._closing = True
+                self._transport.close()
+        elif x is None:
+            if now - self._began >= timeouts.head_s:
+                self._failure = ProtocolError(REQUEST_TIMEOUT, "the head")
+                self._proceed()
+        elif not x.request.complete and self._reading and now - self._heard >= timeouts.body_s:
+            x.pipeline.refuse(x, Reply(REQUEST_TIMEOUT))
+        if not self._closing:
+            self._timer = context.timers.after(
+                min(timeouts.head_s, timeouts.body_s, timeouts.keep_alive_s), self._check, None
+            )

@@ -1,0 +1,83 @@
+"""The client listener: accepts until told to stop, then lets what runs come to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from sidecar.net.downstream import Downstream
+
+if TYPE_CHECKING:
+    from sidecar.net.context import Context
+    from sidecar.settings import Address
+
+_BACKLOG: Final = 1024
+_POLL_S: Final = 0.05
+_FLUSH_S: Final = 5.0  # for last bytes on their way to clients that read
+
+
+class Listener:
+    """Accepts client connections at `address`."""
+
+    def __init__(self, context: Context, address: Address) -> None:
+        self._context = context
+        self._address = address
+        self._server: asyncio.Server | None = None
+        self._hurried = False
+        self.port = address.port
+
+    async def start(self) -> None:
+        """Open the listener; raises OSError when the address cannot be had."""
+        loop = asyncio.get_running_loop()
+        address = self._address
+        if address.path:
+            _remove_stale_socket(address.path)
+            self._server = await loop.create_unix_server(self._accept, address.path, backlog=_BACKLOG)
+        else:
+            self._server = await loop.create_server(
+                self._accept, address.host, address.port, backlog=_BACKLOG
+            )
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    def stop_accepting(self) -> None:
+        """Close the listening socket; connections stay."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def hurry(self) -> None:
+        """Wait for nothing any more."""
+        self._hurried = True
+
+    async def finish(self, within_s: float) -> int:
+        """Wait until no exchange is under way, then close all connections.
+
+        Returns how many exchanges were cut because they outlasted `within_s`.
+        """
+        clock, clients = self._context.clock, self._context.clients
+        until = clock.now() + within_s
+        while clock.now() < until and not self._hurried and not all(client.is_idle for client in clients):
+            await asyncio.sleep(_POLL_S)
+        cut = sum(not client.is_idle for client in clients)
+        for client in list(clients):
+            client.close()
+        until = clock.now() + _FLUSH_S
+        while clients and clock.now() < until:
+            await asyncio.sleep(_POLL_S)
+        for client in list(clients):
+            client.abort()
+        return cut
+
+    def _accept(self) -> Downstream:
+        return Downstream(self._context)
+
+
+def _remove_stale_socket(path: str) -> None:
+    """A socket file left by a process that was killed would keep us from listening."""
+    try:
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            os.unlink(path)
+    except FileNotFoundError:
+        pass

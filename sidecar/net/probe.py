@@ -1,0 +1,114 @@
+"""Asks the engine whether it is well, and which models it serves. Off the request path."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
+
+from sidecar.balance.health import Check, HealthState
+from sidecar.errors import ProtocolError
+from sidecar.http1.response import ResponseReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.balance.endpoint import Endpoint
+    from sidecar.llm.models import Catalog
+    from sidecar.settings import Address
+
+_MAX_ANSWER: Final = 4 * 1024 * 1024
+_MODELS_EVERY_S: Final = 30.0  # adapters come and go at run time
+_MODELS_RETRY_S: Final = 1.0
+_MODELS_TIMEOUT_S: Final = 5.0
+
+log = logging.getLogger("headgate.probe")
+
+
+class Prober(Protocol):
+    """One kind of health check."""
+
+    async def check(self) -> Check:
+        """Ask once; must come back within the time-out it was made with."""
+
+
+class HttpProber:
+    """200 to a GET is serving, another status is not."""
+
+    def __init__(self, address: Address, path: str, timeout_s: float) -> None:
+        self._address = address
+        self._path = path
+        self._timeout_s = timeout_s
+
+    async def check(self) -> Check:
+        try:
+            status, _ = await fetch(self._address, self._path, self._timeout_s)
+        except (OSError, TimeoutError, ProtocolError):
+            return Check.UNREACHABLE
+        return Check.SERVING if status == 200 else Check.NOT_SERVING
+
+
+async def fetch(address: Address, path: str, timeout_s: float) -> tuple[int, bytes]:
+    """GET `path`: status and body. Raises OSError, TimeoutError or ProtocolError."""
+    async with asyncio.timeout(timeout_s):
+        if address.path:
+            reader, writer = await asyncio.open_unix_connection(address.path)
+        else:
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+        try:
+            host = "localhost" if address.path else str(address)
+            writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+            return await _answer(reader)
+        finally:
+            writer.transport.abort()
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    response = ResponseReader()
+    response.expect(b"GET")
+    body = b""
+    while not response.complete:
+        data = await reader.read(65536)
+        if not data:
+            if not response.end_of_stream():
+                raise ConnectionResetError("the engine closed in the middle of its answer")
+            break
+        response.feed(data)
+        body += response.take()
+        if len(body) > _MAX_ANSWER:
+            raise ConnectionAbortedError("the engine's answer is too large")
+    assert response.head is not None
+    return response.head.status, body
+
+
+async def watch_health(
+    prober: Prober, endpoint: Endpoint, interval_s: float, changed: Callable[[], None]
+) -> None:
+    """Keep `endpoint.healthy` true to what the checks say, for ever."""
+    state = HealthState()
+    endpoint.healthy = False
+    while True:
+        result = await prober.check()
+        if state.on_check(result):
+            endpoint.healthy = state.healthy
+            verdict = "healthy" if state.healthy else "out"
+            log.info("engine %s is %s (%s)", endpoint.name, verdict, result.value)
+            changed()
+        # Until it is well look often: a pod should not wait for its first request because of us.
+        await asyncio.sleep(interval_s if state.healthy else min(interval_s, 0.2))
+
+
+async def watch_models(address: Address, catalog: Catalog) -> None:
+    """Keep `catalog` true to what the engine lists, for ever."""
+    complained = False
+    while True:
+        try:
+            status, listing = await fetch(address, "/v1/models", _MODELS_TIMEOUT_S)
+            if status == 200:
+                catalog.load(listing)
+            complained = False
+        except (OSError, TimeoutError, ProtocolError, ValueError) as error:
+            if not complained:
+                log.info("the engine's list of models cannot be had yet: %s", error or "timed out")
+            complained = True
+        await asyncio.sleep(_MODELS_EVERY_S if len(catalog) else _MODELS_RETRY_S)

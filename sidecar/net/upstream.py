@@ -1,0 +1,309 @@
+"""A connection to an engine: one exchange at a time out, its answer back as it comes.
+
+While it carries an exchange: no first byte within `first_byte_s` or by the caller's deadline, or no
+further byte for `stall_s`, ends it. While it is idle any byte from the engine discards it, so that
+nobody gets an answer to another's question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, cast
+
+from sidecar.errors import (
+    FIRST_TOKEN_TIMEOUT,
+    INTERNAL,
+    STALLED,
+    TIMEOUT,
+    UPSTREAM_RESET,
+    ProtocolError,
+    Refusal,
+)
+from sidecar.exchange import Exchange, Reply
+from sidecar.http1.encode import LAST_CHUNK, chunk
+from sidecar.http1.headers import joined, request_fields
+from sidecar.http1.response import ResponseReader
+from sidecar.net.answers import VIA, interim_head
+
+if TYPE_CHECKING:
+    from sidecar.balance.endpoint import Endpoint
+    from sidecar.http1.response import ResponseHead
+    from sidecar.net.context import Context
+    from sidecar.net.timers import Timer
+
+_JOINED_UP_TO: Final = 16 * 1024  # below this one copied write is cheaper than two buffers
+
+log = logging.getLogger("headgate.upstream")
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to `endpoint`. Its owner is told when it can be used again, and when it is gone."""
+
+    __slots__ = (
+        "_context",
+        "_deadline",
+        "_head_seen",
+        "_heard",
+        "_reader",
+        "_streams",
+        "_timer",
+        "_transport",
+        "_x",
+        "endpoint",
+        "idle_since",
+    )
+
+    _transport: asyncio.Transport
+    _timer: Timer
+
+    def __init__(self, context: Context, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.idle_since = 0.0
+        self._context = context
+        self._reader = ResponseReader()
+        self._x: Exchange | None = None
+        self._head_seen = False
+        self._streams = False  # the request's body is sent as it comes
+        self._heard = 0.0
+        self._deadline: Timer | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Open, and carrying nothing."""
+        return self._x is None and not self._transport.is_closing()
+
+    # Called by the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._timer = self._context.timers.after(self._every(), self._check, None)
+
+    def data_received(self, data: bytes) -> None:
+        x = self._x
+        if x is None:
+            self._transport.abort()
+            return
+        self._heard = self._context.clock.now()
+        reader = self._reader
+        try:
+            reader.feed(data)
+        except ProtocolError as error:
+            log.warning("%s: %s", self.endpoint.name, error)
+            self._fail(error.refusal)
+            return
+        except Exception:
+            log.exception("reading the answer of %s failed", self.endpoint.name)
+            self._fail(INTERNAL)
+            return
+        head = None
+        if not self._head_seen:
+            head = self._head(x)
+            if head is None:
+                return
+        body = reader.take()
+        if body and not x.pipeline.data(x, body):
+            return
+        complete = reader.complete
+        if complete:
+            self._detach(head or reader.head)
+        x.client.relay(x, head, body, complete)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        self._context.connections.lost(self)
+        x = self._x
+        if x is None:
+            return
+        if self._reader.end_of_stream():
+            self._release()
+            x.client.relay(x, None, b"", True)
+        else:
+            self._fail(UPSTREAM_RESET)
+
+    def pause_writing(self) -> None:
+        if self._x is not None and self._streams:
+            self._x.client.read_on(False)
+
+    def resume_writing(self) -> None:
+        if self._x is not None and self._streams:
+            self._x.client.read_on(True)
+
+    # The request out.
+
+    def send(self, x: Exchange) -> None:
+        """Carry `x`."""
+        self._x = x
+        x.upstream = self
+        self._head_seen = False
+        self._heard = self._context.clock.now()
+        self._reader.expect(x.request.method)
+        if x.deadline is not None:
+            self._deadline = self._context.timers.after(
+                max(x.deadline - self._heard, 0.0), self._deadline_passed, x
+            )
+        if x.client.is_congested:
+            self.pause()
+        body = x.body
+        self._streams = body is None
+        head = self._request_head(x, body)
+        if body is None:
+            self._transport.write(head)
+            self.send_more()
+            x.client.read_on(True)
+        elif len(body) <= _JOINED_UP_TO:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+
+    def send_more(self) -> None:
+        """Pass on what has come of a body that streams through."""
+        x = self._x
+        if x is None or not self._streams:
+            return
+        request = x.request
+        data = request.take_body()
+        if request.length is None:
+            data = chunk(data)
+            if request.complete:
+                data += LAST_CHUNK
+        if data:
+            self._transport.write(data)
+        if request.complete:
+            self._streams = False
+
+    def _request_head(self, x: Exchange, body: bytes | None) -> bytes:
+        request = x.request
+        first = request.first
+        method = request.method
+        if body is not None:
+            framing = b"content-length: %d\r\n" % len(body)
+        elif request.length is None:
+            framing = b"transfer-encoding: chunked\r\n"
+        elif request.length or b"content-length" in first:
+            framing = b"content-length: %d\r\n" % request.length
+        else:
+            framing = b""
+        client = x.client
+        peer = client.peer
+        trusted = self._context.trust.covers(peer)
+        came_by = joined(request.fields, b"x-forwarded-for") if trusted else b""
+        proto = first.get(b"x-forwarded-proto", b"http") if trusted else b"http"
+        target, host = _origin_form(request.target, first.get(b"host", b""))
+        via = joined(request.fields, b"via") + b", " if b"via" in first else b""
+        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%bvia: %b%b\r\nx-forwarded-for: %b%b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\nx-request-id: %b\r\n\r\n" % (  # noqa: E501 - a head in one piece
+            method,
+            target,
+            host,
+            b"".join(request_fields(request.fields, first.get(b"connection"))),
+            framing,
+            via,
+            VIA,
+            came_by + b", " if came_by else b"",
+            peer.encode() or b"unknown",
+            proto,
+            (first.get(b"x-forwarded-host") if trusted else None) or host,
+            x.request_id,
+        )
+
+    # The answer back.
+
+    def _head(self, x: Exchange) -> ResponseHead | None:
+        """The head, if it is here now and the stages let it pass."""
+        reader = self._reader
+        for interim in reader.interim:
+            if interim.status != 100:  # we answer 100 ourselves
+                x.client.interim(x, interim_head(interim))
+        reader.interim.clear()
+        head = reader.head
+        if head is None:
+            return None
+        self._head_seen = True
+        self._cancel_deadline()
+        x.responded = self._heard
+        x.status = head.status
+        return head if x.pipeline.response(x) else None
+
+    def pause(self) -> None:
+        """The client is slow: let the engine feel it."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        if not self._transport.is_closing():
+            self._heard = self._context.clock.now()
+            self._transport.resume_reading()
+
+    # Ends.
+
+    def abandon(self) -> None:
+        """Whoever asked has gone: the engine learns it at once."""
+        self._release()
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self._transport.close()
+
+    def _detach(self, head: ResponseHead | None) -> None:
+        """The answer is whole: the connection is free, or of no more use."""
+        sent = not self._streams
+        self._release()
+        if sent and head is not None and head.keep_alive and not self._reader.excess:
+            self.idle_since = self._heard
+            self._context.connections.idle(self)
+        else:
+            self._transport.close()
+
+    def _fail(self, refusal: Refusal) -> None:
+        x = self._x
+        assert x is not None
+        self._release()
+        self._transport.abort()
+        x.pipeline.refuse(x, Reply(refusal))
+
+    def _release(self) -> None:
+        x = self._x
+        if x is not None:
+            x.upstream = None
+            self._x = None
+        self._cancel_deadline()
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _deadline_passed(self, x: Exchange) -> None:
+        if self._x is x:
+            self._fail(TIMEOUT)
+
+    def _every(self) -> float:
+        """How often to look at the time-outs: often enough for the shortest, rarely enough for thousands."""
+        timeouts = self._context.timeouts
+        return min(5.0, timeouts.first_byte_s / 4, timeouts.stall_s / 4)
+
+    def _check(self, _: None) -> None:
+        x = self._x
+        if x is not None and not x.client.is_congested:
+            timeouts = self._context.timeouts
+            silence = self._context.clock.now() - self._heard
+            if not self._head_seen:
+                if silence >= timeouts.first_byte_s:
+                    self._fail(FIRST_TOKEN_TIMEOUT)
+            elif silence >= timeouts.stall_s:
+                self._fail(STALLED)
+        if not self._transport.is_closing():
+            self._timer = self._context.timers.after(self._every(), self._check, None)
+
+
+def _origin_form(target: bytes, host: bytes) -> tuple[bytes, bytes]:
+    """An absolute target's path and authority; the latter replaces Host (RFC 9112 section 3.2.2)."""
+    if target[:1] == b"/" or b"://" not in target:
+        return target, host
+    authority, slash, path = target.partition(b"://")[2].partition(b"/")
+    if not slash:
+        authority, question, query = authority.partition(b"?")
+        return b"/" + question + query, authority
+    return b"/" + path, authority

@@ -1,0 +1,60 @@
+"""First in, last out: sees every outcome and writes it down. Pure parts: `telemetry`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.pipeline import Stage
+from sidecar.telemetry.record import Record
+
+if TYPE_CHECKING:
+    from sidecar.clock import Clock
+    from sidecar.exchange import Exchange
+    from sidecar.telemetry.access_log import AccessLog
+    from sidecar.telemetry.metrics import Metrics
+    from sidecar.telemetry.receipts import Receipts
+
+
+class Account(Stage):
+    """One record and one count for each exchange, whatever became of it."""
+
+    def __init__(self, clock: Clock, metrics: Metrics, log: AccessLog, receipts: Receipts) -> None:
+        self._clock = clock
+        self._series = metrics.series
+        self._log = log
+        self._receipts = receipts
+
+    def on_complete(self, x: Exchange) -> None:
+        duration = self._clock.now() - x.arrived
+        responded = x.responded
+        queued = x.parked > 0
+        self._series(x.tenant, x.model, x.cls).done(
+            x.status,
+            x.reason,
+            duration,
+            responded - x.arrived if responded else None,
+            x.waited if queued else None,
+            x.bytes_out,
+        )
+        record = Record(
+            arrived=int((self._clock.wall() - duration) * 1000),
+            request_id=x.request_id.decode("latin-1"),
+            client=x.client_ip,
+            method=x.request.method.decode("latin-1"),
+            path=x.path,
+            tenant=x.tenant,
+            cls=x.cls,
+            model=x.model,
+            stream=x.stream,
+            status=x.status,
+            reason=x.reason,
+            endpoint=x.endpoint.name if x.endpoint is not None else "",
+            attempts=x.attempt,
+            duration_ms=duration * 1000,
+            queue_ms=x.waited * 1000,
+            upstream_ms=(responded - x.dispatched) * 1000 if responded else 0.0,
+            bytes_in=x.request.received,
+            bytes_out=x.bytes_out,
+        )
+        self._log.add(record)
+        self._receipts.add(record)

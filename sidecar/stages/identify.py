@@ -1,0 +1,196 @@
+"""Who asks, and for what. Pure parts: `llm.request`, `llm.patience`, `llm.models`, `http1.forwarded`.
+
+In two halves. The head says who: tenant, deadline, request id; a caller who is turned away is
+turned away before the body is sent. The body says what: model, stream, max_tokens, class. While
+the body is still coming the exchange is parked here. Nothing below reads the request again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+from sidecar.errors import BODY_TOO_LARGE, DRAINING, EXPECTATION, FORBIDDEN, UNAUTHENTICATED
+from sidecar.exchange import PARKED, WAITING, Exchange, Reply, Verdict
+from sidecar.llm.patience import elapsed_s, patience_s
+from sidecar.llm.request import Route, read
+from sidecar.pipeline import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sidecar.clock import Clock
+    from sidecar.http1.forwarded import Trust
+    from sidecar.lifecycle import Lifecycle
+    from sidecar.llm.models import Catalog
+    from sidecar.settings import ClassRule, Config, Tenant
+
+RANK: Final = {"premium": 0, "standard": 1, "batch": 2}
+_MAX_ROUTES: Final = 1024  # distinct targets remembered
+_MAX_TARGET: Final = 256  # longer ones are not worth remembering
+_MAX_REPEAT: Final = 100
+_REQUEST_ID_SIGNS: Final = b"-_.:/+=|"
+
+
+class Identify(Stage):
+    """Fills the second group of the exchange's fields."""
+
+    def __init__(
+        self, config: Config, clock: Clock, catalog: Catalog, trust: Trust, lifecycle: Lifecycle
+    ) -> None:
+        self._clock = clock
+        self._catalog = catalog
+        self._trust = trust
+        self._lifecycle = lifecycle
+        self._by_key: dict[str, Tenant] = {
+            key: tenant for tenant in config.tenants for key in tenant.key_sha256
+        }
+        self._anonymous = next(tenant for tenant in config.tenants if tenant.name == "anonymous")
+        self._reject_unknown = config.unknown_keys == "reject"
+        self._rules = config.class_rules
+        self._denied = tuple(path.rstrip("/") for path in config.engine.deny_paths)
+        self._max_body = config.max_body_bytes
+        self._routes: dict[tuple[bytes, bytes], tuple[Route, bool]] = {}
+
+    def on_request(self, x: Exchange) -> Verdict:
+        request = x.request
+        first = request.first
+        self._name(x, first)
+        route, denied = self._route(request.method, request.target)
+        x.path = route.path
+        x.is_work = route.is_work
+        x.is_openai = route.is_openai
+        if self._lifecycle.draining:
+            return Reply(DRAINING, retry_after_s=self._clock.jitter(1.0, 0.2))
+        if denied:
+            return Reply(FORBIDDEN)
+        tenant = self._tenant(first)
+        if tenant is None:
+            return Reply(UNAUTHENTICATED)
+        x.tenant = tenant.name
+        x.weight = tenant.weight
+        x.cls = tenant.cls
+        expect = first.get(b"expect")
+        if expect is not None and expect.lower() != b"100-continue":
+            return Reply(EXPECTATION)
+        if route.is_buffered:
+            return self._wait_for_body(x)
+        if x.is_work:
+            self._classify(x, None, None)
+        if not request.complete:
+            x.client.want_body(x)
+        return None
+
+    def _wait_for_body(self, x: Exchange) -> Verdict:
+        request = x.request
+        if (request.length or request.received) > self._max_body:
+            return Reply(BODY_TOO_LARGE, message=f"The body may have {self._max_body} bytes.")
+        if request.complete:
+            self._read(x)
+            return None
+        x.when_body = self._body_came
+        x.client.want_body(x)
+        return PARKED
+
+    def _body_came(self, x: Exchange) -> None:
+        """More of the body is here; the client calls this until it is complete or refused."""
+        request = x.request
+        if x.state != WAITING:
+            return
+        if request.received > self._max_body:
+            x.pipeline.resume(
+                x, Reply(BODY_TOO_LARGE, message=f"The body may have {self._max_body} bytes.")
+            )
+        elif request.complete:
+            x.when_body = None
+            self._read(x)
+            x.pipeline.resume(x)
+
+    def _name(self, x: Exchange, first: Mapping[bytes, bytes]) -> None:
+        """Request id, caller's address, repeat count, deadline."""
+        given = first.get(b"x-request-id")
+        if given and len(given) <= 128 and given.translate(None, _REQUEST_ID_SIGNS).isalnum():
+            x.request_id = given
+        else:
+            x.request_id = self._clock.token()
+        repeat = first.get(b"x-stainless-retry-count")
+        if repeat is not None and repeat.isdigit():
+            x.repeat = min(int(repeat[:9]), _MAX_REPEAT)
+        peer_is_trusted = self._trust.covers(x.client_ip)
+        patience = patience_s(first)
+        if patience is not None:
+            started = first.get(b"x-request-start") if peer_is_trusted else None
+            late = elapsed_s(started, self._clock.wall()) if started else 0.0
+            x.deadline = x.arrived - late + patience
+        if peer_is_trusted:
+            forwarded = first.get(b"x-forwarded-for")
+            if forwarded:
+                x.client_ip = self._trust.origin(x.client_ip, forwarded)
+
+    def _route(self, method: bytes, target: bytes) -> tuple[Route, bool]:
+        key = (method, target)
+        known = self._routes.get(key)
+        if known is None:
+            route = Route(method, target)
+            path = route.path
+            known = route, any(path == denied or path.startswith(denied + "/") for denied in self._denied)
+            if len(target) <= _MAX_TARGET:
+                if len(self._routes) >= _MAX_ROUTES:
+                    self._routes.clear()
+                self._routes[key] = known
+        return known
+
+    def _tenant(self, first: Mapping[bytes, bytes]) -> Tenant | None:
+        """Whose key it is; None: nobody's, and that is not allowed."""
+        key = _bare_key(first)
+        tenant = self._by_key.get(hashlib.sha256(key).hexdigest()) if key and self._by_key else None
+        if tenant is not None:
+            return tenant
+        return None if self._reject_unknown else self._anonymous
+
+    def _read(self, x: Exchange) -> None:
+        x.body = body = x.request.take_body()
+        asked = read(body)
+        x.stream = asked.stream
+        x.max_tokens = asked.max_tokens
+        if asked.model is not None:
+            x.model = self._catalog.label(asked.model)
+        self._classify(x, asked.cls, asked.model)
+
+    def _classify(self, x: Exchange, tier: str | None, model: str | None) -> None:
+        """The caller's word, else the first rule that matches; the tenant's own class is the ceiling."""
+        given = x.request.first.get(b"x-priority")
+        cls = given.decode("latin-1").lower() if given else tier
+        if cls not in RANK:
+            cls = self._ruled(x, model) if self._rules else None
+        if cls is not None and RANK[cls] > RANK[x.cls]:
+            x.cls = cls
+
+    def _ruled(self, x: Exchange, model: str | None) -> str | None:
+        first = x.request.first
+        for rule in self._rules:
+            if _matches(rule, x.path, model, first):
+                return rule.cls
+        return None
+
+
+def _matches(rule: ClassRule, path: str, model: str | None, first: Mapping[bytes, bytes]) -> bool:
+    if rule.route is not None and not path.startswith(rule.route):
+        return False
+    if rule.model is not None and rule.model != model:
+        return False
+    for name, value in rule.header.items():
+        if first.get(name.encode()) != value.encode():
+            return False
+    if rule.key_sha256:
+        key = _bare_key(first)
+        return key is not None and hashlib.sha256(key).hexdigest() in rule.key_sha256
+    return True
+
+
+def _bare_key(first: Mapping[bytes, bytes]) -> bytes | None:
+    """The API key as it was given out, from the first field that has one."""
+    authorization = first.get(b"authorization")
+    if authorization is not None and authorization[:7].lower() == b"bearer ":
+        return authorization[7:].strip()
+    return first.get(b"x-api-key") or first.get(b"api-key")
