@@ -158,6 +158,11 @@ def test_words_mean_what_they_look_like() -> None:
     assert (config.mesh.pod, config.mesh.spill, config.drain_s) == ("007", "off", 100)
 
 
+def test_null_is_absent_and_quoted_it_is_text() -> None:
+    assert decode(ENGINE + "state_file: ~", {}).state_file is None
+    assert decode(ENGINE + "state_file: '~'", {}).state_file == "~"
+
+
 def test_environment_variables() -> None:
     text = (
         "listen: '${IP}:${PORT}'\nmax_connections: ${N}\nstate_file: $${IP}/$x\n"
