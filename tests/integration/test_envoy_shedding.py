@@ -19,7 +19,7 @@ from aiohttp import web
 
 from mesh import gateway
 from mesh.gateway import Address
-from tests.harness.processes import HOST, envoy, free_ports, get
+from tests.harness.processes import HOST, Running, envoy, free_ports, get
 from tests.harness.standin_pods import StandinPod, healthy, serving, standin_pods
 
 pytestmark = pytest.mark.integration
@@ -56,9 +56,10 @@ async def hang_up(request: web.Request) -> web.Response:
 class Gateway:
     """A running Envoy."""
 
-    def __init__(self, url: str, admin: str) -> None:
+    def __init__(self, url: str, admin: str, process: Running) -> None:
         self.url = url
         self._admin = admin
+        self._process = process
 
     def stats(self) -> dict[str, int]:
         """The counters and gauges of the cluster of pods."""
@@ -69,6 +70,11 @@ class Gateway:
             if "name" in stat
         }
 
+    def access_log(self) -> list[dict[str, object]]:
+        """All records; Envoy writes the last of them when it ends."""
+        self._process.end()
+        return [json.loads(line) for line in self._process.text().splitlines() if line.startswith("{")]
+
 
 @contextlib.contextmanager
 def running_gateway(pods: Sequence[StandinPod], folder: Path) -> Iterator[Gateway]:
@@ -77,8 +83,8 @@ def running_gateway(pods: Sequence[StandinPod], folder: Path) -> Iterator[Gatewa
     document = gateway.render(gateway.shipped(), listen=listen, admin=admin, sidecars=sidecars)
     file = folder / "envoy.yaml"
     file.write_text(gateway.dump(document), "utf-8")
-    with healthy(pods), envoy(file, f"http://{admin}"):
-        yield Gateway(f"http://{listen}", f"http://{admin}")
+    with healthy(pods), envoy(file, f"http://{admin}") as process:
+        yield Gateway(f"http://{listen}", f"http://{admin}", process)
 
 
 async def post_all(url: str, pods: Sequence[StandinPod], count: int, body: bytes) -> Counter[int]:
@@ -167,6 +173,19 @@ def test_the_meshs_own_words_are_not_taken_from_clients(tmp_path: Path) -> None:
     assert ipaddress.ip_address(peer)
     assert head["x-request-id"] == answer.headers["x-request-id"] == "the-callers-own"
     assert answer.headers["server"] == "headgate"
+
+
+def test_the_access_log_says_what_happened_and_no_secret(tmp_path: Path) -> None:
+    pods = standin_pods([refuse])
+    with running_gateway(pods, tmp_path) as running:
+        url = f"{running.url}/v1/../v1//models?api-key=secret#"
+        asyncio.run(ask(url, pods, {"authorization": "Bearer secret"}))
+        (record,) = running.access_log()
+    assert "secret" not in json.dumps(record)
+    assert record["path"] == f"/v1/models{PATH}"
+    assert record["status"] == 503
+    assert record["reason"] == "overloaded"
+    assert record["attempts"] == 4
 
 
 def test_without_any_pod_the_answer_says_so_in_openais_shape(tmp_path: Path) -> None:
