@@ -17,7 +17,7 @@ import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Final, Literal, NamedTuple, Union, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -147,7 +147,7 @@ def _shape(hint: object) -> _Shape:
         if get_origin(bare) is Annotated:
             bare, *metas = get_args(bare)
             title = next((meta.title for meta in metas if meta.title), title)
-        elif isinstance(bare, types.UnionType):
+        elif get_origin(bare) in (types.UnionType, Union):  # the latter where an Annotated takes part
             hint = bare = next(option for option in get_args(bare) if option is not types.NoneType)
             optional = True
         else:

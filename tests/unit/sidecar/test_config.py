@@ -129,6 +129,8 @@ def test_wrong_shapes(text: str, message: str) -> None:
         ("limits: [{name: a, limit: 1, unit: bytes}]", "limits[0].unit"),
         ("limits: [{name: a, limit: 1, unit: concurrent, burst: 2}]", "limits[0].burst"),
         ("redis: {}", "redis"),
+        ("redis: {url: ''}", "redis.url"),
+        ("engine: {address: 'h:1', kv_tokens: many}", "engine.kv_tokens"),
         ("redis: {url: 'redis://h', url_file: f}", "redis"),
         ("redis: {url: 'http://h'}", "redis.url"),
         ("mesh: {pod: p}", "mesh"),
@@ -141,7 +143,7 @@ def test_wrong_shapes(text: str, message: str) -> None:
 )  # fmt: skip
 def test_wrong_values_name_their_key(text: str, path: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        decode(ENGINE + text, {})
+        decode(text if text.startswith("engine") else ENGINE + text, {})
     assert caught.value.path == path
 
 
@@ -156,6 +158,11 @@ def test_words_mean_what_they_look_like() -> None:
     assert config.admission.mode == "off"
     assert config.mesh is not None
     assert (config.mesh.pod, config.mesh.spill, config.drain_s) == ("007", "off", 100)
+
+
+def test_a_wrong_value_is_told_what_was_expected() -> None:
+    with pytest.raises(ConfigError, match=r"telemetry\.slow_ms: expected milliseconds above 0.*, got 'x'"):
+        decode(ENGINE + "telemetry: {slow_ms: x}", {})
 
 
 def test_null_is_absent_and_quoted_it_is_text() -> None:
