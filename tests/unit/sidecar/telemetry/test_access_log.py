@@ -77,3 +77,13 @@ def test_a_line_is_one_line() -> None:
     log = AccessLog("all", 1.0, BIG)
     log.add(record(path='/\n{"forged": "\x1b[2J'))
     assert log.take().count(b"\n") == 1
+
+
+def test_the_mode_may_change_and_keeps_what_is_buffered() -> None:
+    log = AccessLog("all", 1.0, BIG)
+    log.add(record(path="/kept"))
+    log.configure("off", 1.0)
+    log.add(record(500, path="/lost"))
+    lines = log.take()
+    assert b"/kept" in lines
+    assert b"/lost" not in lines

@@ -21,3 +21,12 @@ def test_newest_first_and_bounded() -> None:
 
 def test_none_asked_and_none_kept() -> None:
     assert filled(3, 5).last(0) == filled(3, 5).last(-1) == filled(0, 5).last(9) == []
+
+
+def test_resizing_keeps_the_newest() -> None:
+    receipts = filled(5, 5)
+    receipts.resize(2)
+    assert receipts.last(9) == [4, 3]
+    receipts.resize(3)
+    receipts.add(cast(Record, 5))
+    assert receipts.last(9) == [5, 4, 3]
