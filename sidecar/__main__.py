@@ -12,7 +12,6 @@ from pathlib import Path
 import uvloop
 
 from sidecar.app import VERSION, App
-from sidecar.config import load
 from sidecar.errors import ConfigError
 
 EXIT_USAGE = 64  # EX_USAGE of sysexits.h: do not restart me, mend the configuration
@@ -36,7 +35,7 @@ def main() -> int:
         stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING
     )
     try:
-        app = App(load(arguments.config, os.environ), arguments.config, os.environ)
+        app = App(arguments.config, os.environ)
     except ConfigError as error:
         print(f"headgate sidecar: {arguments.config}: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.admin_routes import routes
 from sidecar.balance.endpoint import Endpoint
 from sidecar.clock import SystemClock
-from sidecar.config import decode, needs_restart
+from sidecar.config import decode, needs_restart, read
 from sidecar.errors import ConfigError
 from sidecar.flow.gate import Gate
 from sidecar.http1.forwarded import Trust
@@ -55,12 +55,16 @@ log = logging.getLogger("headgate.app")
 
 
 class App:
-    """One sidecar. `path` is where `config` came from, and where changes of it are looked for."""
+    """One sidecar, configured by the file at `path`; raises ConfigError when that cannot be.
 
-    def __init__(self, config: Config, path: Path, env: Mapping[str, str]) -> None:
-        self.config = config
+    `env` fills in what the file takes from the environment. Changes of the file are looked for.
+    """
+
+    def __init__(self, path: Path, env: Mapping[str, str]) -> None:
+        content = read(path)
+        config = self.config = decode(content, env)
         self._env = env
-        self._watch = FileWatch(path)
+        self._watch = FileWatch(path, content)
         self.clock = SystemClock()
         self.lifecycle = Lifecycle()
         self.timers = Timers(self.clock.now)
@@ -133,11 +137,7 @@ class App:
 
     def reload(self) -> None:
         """Read the configuration again: in force whole, or not at all."""
-        content = self._watch.changed()
-        if content is None:
-            log.info("the configuration has not changed")
-        else:
-            self._take(content)
+        self._tasks.create_task(self._look_for_changes(asked=True))
 
     def is_ready(self) -> bool:
         """New work is welcome, and there is an engine to do it."""
@@ -187,9 +187,17 @@ class App:
             ready=self._ready,
         )
 
-    def _take(self, content: bytes) -> None:
+    async def _look_for_changes(self, *, asked: bool = False) -> None:
+        content = self._watch.changed()
+        if content is not None:
+            await self._take(content)
+        elif asked:
+            log.info("the configuration has not changed")
+
+    async def _take(self, content: bytes) -> None:
         try:
-            config = decode(content, self._env)
+            # Ten thousand tenants take a second to read: not on the event loop.
+            config = await self._loop.run_in_executor(None, decode, content, self._env)
         except ConfigError as error:
             log.error("the new configuration is refused, the old one stays in force: %s", error)
             return
@@ -271,9 +279,7 @@ class App:
         while True:
             await asyncio.sleep(1.0)
             self.context.connections.sweep()
-            content = self._watch.changed()
-            if content is not None:
-                self._take(content)
+            await self._look_for_changes()
             await self._write_access_log()
 
     async def _write_access_log(self) -> None:

@@ -45,14 +45,17 @@ class _Loader(yaml.CBaseLoader):
         return _STR if kind is yaml.ScalarNode else _SEQ if kind is yaml.SequenceNode else _MAP
 
 
-
 def load(path: Path, env: Mapping[str, str]) -> Config:
     """Read and decode `path`; whatever is wrong with it is a ConfigError."""
+    return decode(read(path), env)
+
+
+def read(path: Path) -> bytes:
+    """What `path` holds; ConfigError when it cannot be read."""
     try:
-        text = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ConfigError("", f"cannot read {path}: {error.strerror}") from None
-    return decode(text, env)
 
 
 def decode(text: str | bytes, env: Mapping[str, str]) -> Config:

@@ -104,7 +104,7 @@ class RequestReader:
         self._fields: Fields = []
         self._target = b""
         self._in_head = True
-        self._fed = 0  # bytes of this head in earlier feeds
+        self._fed = 0  # bytes fed since the last message ended
         self._trailer = 0
 
     @property
@@ -114,6 +114,7 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Read `data`; raises ProtocolError when the rest of the connection cannot be trusted."""
+        self._fed += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -122,12 +123,17 @@ class RequestReader:
             raise self._refused or error from None
         except httptools.HttpParserError as error:
             raise ProtocolError(self._why(data), str(error)) from None
-        if self._in_head and (self._fed or self._target or self._fields or data.strip(b"\r\n")):
-            self._fed += len(data)
-            if self._fed > MAX_HEAD_BYTES + MAX_TARGET_BYTES:
-                raise ProtocolError(HEADERS_TOO_LARGE, f"the head exceeds {MAX_HEAD_BYTES} bytes")
-            if len(self._target) > MAX_TARGET_BYTES:
-                raise ProtocolError(URI_TOO_LONG, f"the request line exceeds {MAX_TARGET_BYTES} bytes")
+        if self._in_head and self._fed:
+            self._check_growth(data)
+
+    def _check_growth(self, data: bytes) -> None:
+        """A head is not whole yet: what the parser keeps of it must not grow without end."""
+        if not self._target and not data.strip(b"\r\n"):
+            self._fed = 0  # empty lines before a request line say nothing
+        elif len(self._target) > MAX_TARGET_BYTES:
+            raise ProtocolError(URI_TOO_LONG, f"the request line exceeds {MAX_TARGET_BYTES} bytes")
+        elif self._fed > MAX_HEAD_BYTES + MAX_TARGET_BYTES:
+            raise ProtocolError(HEADERS_TOO_LARGE, f"the head exceeds {MAX_HEAD_BYTES} bytes")
 
     def _why(self, data: bytes) -> Refusal:
         """The refusal for what llhttp rejects: only a version that is a number gets its own."""
@@ -211,7 +217,8 @@ class RequestReader:
             self._refuse(URI_TOO_LONG, "the target is too long")
         if len(fields) > MAX_FIELDS:
             self._refuse(HEADERS_TOO_LARGE, f"more than {MAX_FIELDS} fields")
-        if sum(len(name) + len(value) + 4 for name, value in fields) > MAX_HEAD_BYTES:
+        # The sum costs more than all other checks: only where what came could exceed the limit.
+        if self._fed > MAX_HEAD_BYTES and sum(len(n) + len(v) + 4 for n, v in fields) > MAX_HEAD_BYTES:
             self._refuse(HEADERS_TOO_LARGE, f"the fields exceed {MAX_HEAD_BYTES} bytes")
 
     def _check_framing(self, request: Request) -> None:

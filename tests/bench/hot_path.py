@@ -1,0 +1,157 @@
+"""What one request costs in Python, without sockets: as a ratio to httptools parsing the same bytes.
+
+The ratio cancels the machine's speed. One request: 10 fields, a 1 KB JSON body, a tenant with a key,
+admission with room, a pooled engine connection, a 1 KB answer, metrics and an access record.
+"""
+
+import hashlib
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httptools
+
+from sidecar.app import App
+from sidecar.net.connections import Connections
+from sidecar.net.downstream import Downstream
+
+KEY = "sk-bench"
+CONFIG = f"""
+engine: {{address: 127.0.0.1:8000}}
+telemetry: {{access_log: sampled}}
+tenants:
+  - {{name: acme, key_sha256: ["{hashlib.sha256(KEY.encode()).hexdigest()}"], class: premium}}
+"""
+BODY = b'{"model":"m","max_tokens":64,"messages":[{"role":"user","content":"%s"}]}' % (b"x" * 945)
+REQUEST = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nhost: model.example\r\nuser-agent: OpenAI/Python 1.0\r\n"
+    b"accept: application/json\r\naccept-encoding: gzip, deflate\r\ncontent-type: application/json\r\n"
+    b"authorization: Bearer " + KEY.encode() + b"\r\nx-stainless-lang: python\r\n"
+    b"x-stainless-read-timeout: 600\r\nx-stainless-retry-count: 0\r\ncontent-length: %d\r\n\r\n" % len(BODY)
+) + BODY
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ndate: Sun, 22 Nov 2026 08:16:17 GMT\r\nserver: uvicorn\r\n"
+    b"content-type: application/json\r\ncontent-length: 1024\r\n\r\n"
+) + b"y" * 1024
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/event-stream\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+EVENT = b'data: {"id":"chatcmpl-1","choices":[{"index":0,"delta":{"content":"word"}}]}\n\n'
+CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
+
+
+class Transport:
+    """Takes what is written and forgets it."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    def write(self, data: bytes) -> None:
+        self.written += len(data)
+
+    def writelines(self, parts: Any) -> None:
+        self.written += sum(map(len, parts))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_extra_info(self, name: str) -> Any:
+        return ("127.0.0.1", 5000) if name == "peername" else None
+
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Engine:
+    """Connects at once; remembers the connection, so that answers can be put into it."""
+
+    def dial(self, endpoint: Any, timeout_s: float, made: Any, then: Any) -> None:
+        self.connection = made()
+        self.connection.connection_made(Transport())
+        then(self.connection)
+
+
+class Parsed:
+    """What httptools at least has to do for any user of it: record fields and body."""
+
+    def __init__(self) -> None:
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.body: list[bytes] = []
+
+    def on_url(self, url: bytes) -> None:
+        self.url = url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value))
+
+    def on_body(self, data: bytes) -> None:
+        self.body.append(data)
+
+    def on_message_complete(self) -> None:
+        self.fields.clear()
+        self.body.clear()
+
+
+def sidecar() -> tuple[App, Downstream, Engine]:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(CONFIG)
+        file.flush()
+        app = App(Path(file.name), {})
+    engine = Engine()
+    app.context.connections = Connections(app.context, engine)
+    app._put_in_force(app.config)
+    app.lifecycle.serving = True
+    client = Downstream(app.context)
+    client.connection_made(Transport())  # type: ignore[arg-type]
+    return app, client, engine
+
+
+def seconds(call: Any, n: int) -> float:
+    start = time.perf_counter()
+    for _ in range(n):
+        call()
+    return (time.perf_counter() - start) / n
+
+
+def run(rounds: int = 15, n: int = 2000) -> dict[str, float]:
+    """Microseconds per request and per chunk, and ratios; medians of interleaved rounds."""
+    app, client, engine = sidecar()
+    requests, answers = Parsed(), Parsed()
+    read_request = httptools.HttpRequestParser(requests)
+    read_answer = httptools.HttpResponseParser(answers)
+
+    def one_request() -> None:
+        client.data_received(REQUEST)
+        engine.connection.data_received(ANSWER)
+
+    def parse() -> None:
+        read_request.feed_data(REQUEST)
+        read_answer.feed_data(ANSWER)
+
+    one_request()
+    assert app.receipts.last(1)[0].status == 200
+    costs, floors, chunks = [], [], []
+    for _ in range(rounds):
+        costs.append(seconds(one_request, n))
+        floors.append(seconds(parse, n))
+        client.data_received(REQUEST)
+        engine.connection.data_received(STREAM_HEAD)
+        chunks.append(seconds(lambda: engine.connection.data_received(CHUNK), n))
+        engine.connection.data_received(b"0\r\n\r\n")
+    cost, floor, chunk = (statistics.median(values) * 1e6 for values in (costs, floors, chunks))
+    return {
+        "request_us": cost,
+        "httptools_us": floor,
+        "ratio": statistics.median(c / f for c, f in zip(costs, floors, strict=True)),
+        "chunk_us": chunk,
+    }
+
+
+if __name__ == "__main__":
+    for name, value in run().items():
+        print(f"{name:14} {value:.2f}")
