@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import uvloop
 from aiohttp import web
@@ -48,8 +49,10 @@ async def serve(settings: Settings) -> int:
     try:
         engine = make_engine(settings)
         await _until(stop, engine.start())
+        if stop.is_set():
+            _leave_now()
         try:
-            return 0 if stop.is_set() else await _serve_http(settings, engine, health, stop)
+            return await _serve_http(settings, engine, health, stop)
         finally:
             await engine.stop()
     finally:
@@ -80,6 +83,13 @@ async def _serve_http(settings: Settings, engine: Engine, health: Health | None,
     return 1 if engine.died.is_set() else 0
 
 
+def _leave_now() -> NoReturn:
+    """End while the model loads: nothing is in flight, and a thread that loads cannot be interrupted."""
+    log.info("stopped while loading")
+    logging.shutdown()
+    os._exit(0)
+
+
 async def _until(stop: asyncio.Event, work: Awaitable[object]) -> None:
     """Wait for `work` or the signal; raises what `work` raises."""
     tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())]
@@ -103,6 +113,8 @@ def make_engine(settings: Settings) -> Engine:
             by_priority=settings.priority_scheduling,
             seed=settings.seed,
         )
+    # A pod never looks anything up; the library reads this when it is imported.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     # Torch takes seconds to import, and the fake engine runs where there is none.
     from model_pod.torch_engine import load_engine
 

@@ -46,8 +46,8 @@ class Params:
 class Sink(Protocol):
     """Where the engine puts one answer. Called on the event loop, and not after `Engine.cancel`."""
 
-    def on_scheduled(self) -> None:
-        """The request left the waiting queue. Called at most once."""
+    def on_scheduled(self, at: float) -> None:
+        """The request left the waiting queue at this time.monotonic(). Called at most once."""
 
     def on_tokens(self, text: str, count: int, finish: str | None) -> None:
         """`count` tokens more. `finish` is "stop" or "length" on the last call.
@@ -65,10 +65,10 @@ class Stats:
 
     running: int = 0  # requests
     waiting: int = 0
-    kv_used: float = 0.0  # 0..1
-    block_size: int = 0  # KV tokens; 0: the engine has no paged cache
+    kv_used: float | None = 0.0  # 0..1; None: there is no paged cache
+    block_size: int = 0  # KV tokens
     blocks: int = 0
-    preemptions: int = 0  # since the start
+    preemptions: int | None = None  # since the start; None: the engine does not say
 
 
 class Engine(Protocol):

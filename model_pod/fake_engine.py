@@ -156,7 +156,7 @@ class FakeEngine:
                 now = monotonic()
                 continue
             for sequence in step.admitted:
-                sequence.owner.sink.on_scheduled()
+                sequence.owner.sink.on_scheduled(now)
             # Planned times keep the rate exact; a loop that fell behind a whole step does not catch up.
             now = max(now + step.seconds, monotonic() - step.seconds)
             await asyncio.sleep(now - monotonic())

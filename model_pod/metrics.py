@@ -37,21 +37,21 @@ class EngineCollector:
 
     def collect(self) -> Iterator[Metric]:
         stats = self._stats()
-        for name, value, text in (
+        gauges = (
             ("num_requests_running", stats.running, "Requests in the running batch."),
             ("num_requests_waiting", stats.waiting, "Requests that wait to be scheduled."),
             ("kv_cache_usage_perc", stats.kv_used, "KV cache in use, 0 to 1."),
-        ):
-            gauge = GaugeMetricFamily(f"vllm:{name}", text, labels=LABELS)
-            gauge.add_metric(self._labels, value)
-            yield gauge
-        for name, value, text in (
+        )
+        counters = (
             ("num_preemptions", stats.preemptions, "Requests preempted."),
             ("generation_tokens", self._generated(), "Tokens generated."),
-        ):
-            counter = CounterMetricFamily(f"vllm:{name}", text, labels=LABELS)
-            counter.add_metric(self._labels, value)
-            yield counter
+        )
+        for family, series in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
+            for name, value, text in series:
+                if value is not None:  # absent is not zero
+                    metric = family(f"vllm:{name}", text, labels=LABELS)
+                    metric.add_metric(self._labels, value)
+                    yield metric
         if stats.blocks:
             names = (*LABELS, "block_size", "num_gpu_blocks")
             info = GaugeMetricFamily("vllm:cache_config_info", "The KV cache's layout.", labels=names)
@@ -99,8 +99,9 @@ class Record:
         self._last = 0.0
         self.tokens = 0
 
-    def on_scheduled(self) -> None:
-        self._metrics.queued.observe(monotonic() - self._arrival)
+    def on_scheduled(self, at: float) -> None:
+        # A step that began before the request came may still take it in.
+        self._metrics.queued.observe(max(0.0, at - self._arrival))
 
     def on_tokens(self, count: int) -> None:
         """`count` tokens came at once."""
