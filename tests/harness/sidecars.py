@@ -1,0 +1,197 @@
+"""A sidecar and a fake model pod as real processes, and what tests ask of them.
+
+Whoever waits, waits for something that one of them says: a metric, a decision, a line of its log.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import openai
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.harness.processes import HOST, Running, free_port, free_ports, running
+
+Settings = dict[str, Any]
+HELLO: Final = [{"role": "user", "content": "Hello"}]
+_QUIET_S: Final = 60.0  # no answer takes longer; a test that hangs should say where
+
+
+class Reply:
+    """An answer, read whole."""
+
+    def __init__(self, answer: http.client.HTTPResponse) -> None:
+        self.status = answer.status
+        self.headers = answer.headers
+        self.body = answer.read()
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(
+    url: str, method: str = "GET", *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> Reply:
+    """One request on a connection of its own; any status is an answer."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=_QUIET_S)
+    with contextlib.closing(connection):
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        connection.request(method, target, body, dict(headers or {}))
+        return Reply(connection.getresponse())
+
+
+def metric(base: str, name: str, **labels: str) -> float:
+    """The sum of the samples called `name` at `base`/metrics that have these labels."""
+    page = ask(f"{base}/metrics").text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+@dataclass
+class Pod:
+    """A running model server."""
+
+    process: Running
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def generating(self) -> int:
+        """Requests in its batch."""
+        return int(metric(self.url, "vllm:num_requests_running"))
+
+    def wait_until_generating(self, count: int) -> None:
+        self.process.wait_for(lambda: self.generating() == count, what=f"the engine runs {count}")
+
+
+@contextlib.contextmanager
+def fake_pod(*options: str, port: int | None = None) -> Iterator[Pod]:
+    """The model server's fake engine; `options` are its flags."""
+    port = port or free_port()
+    argv = [sys.executable, "-m", "model_pod", "--engine", "fake", "--listen", f"{HOST}:{port}", *options]
+    with running(argv) as process:
+        process.wait_for_line("ready http://")
+        yield Pod(process, port)
+
+
+@dataclass
+class Sidecar:
+    """A running sidecar and the file it was configured with."""
+
+    process: Running
+    file: Path
+    settings: Settings
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.settings['listen']}"
+
+    @property
+    def admin(self) -> str:
+        return f"http://{self.settings['admin']}"
+
+    @property
+    def port(self) -> int:
+        return int(self.settings["listen"].rpartition(":")[2])
+
+    def metric(self, name: str, **labels: str) -> float:
+        return metric(self.admin, name, **labels)
+
+    def gauges(self) -> dict[str, float]:
+        """What is under way: all zero when nobody is there."""
+        return {
+            "in_flight": self.metric("headgate_in_flight"),
+            "queued": self.metric("headgate_queued"),
+            "downstream": self.metric("headgate_connections", side="downstream"),
+            "upstream": self.metric("headgate_connections", side="upstream"),
+            "buffered": self.metric("headgate_buffered_bytes"),
+        }
+
+    def wait_for_gauges(self, **expected: float) -> None:
+        """Until these gauges have these values."""
+        self.process.wait_for(lambda: expected.items() <= self.gauges().items(), what=f"gauges {expected}")
+
+    def wait_until_idle(self) -> None:
+        """Until nothing is under way and every connection is gone."""
+        self.process.wait_for(lambda: not any(self.gauges().values()), what="all gauges are zero")
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """What became of the last exchanges, newest first."""
+        return list(ask(f"{self.admin}/debug/decisions?n=1000").json())
+
+    def wait_for_decision(self, reason: str) -> dict[str, Any]:
+        """The newest exchange that ended for this reason."""
+        found = self.process.wait_for(
+            lambda: next((each for each in self.decisions() if each["reason"] == reason), None),
+            what=f"a decision {reason}",
+        )
+        assert found is not None
+        return found
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        """The SDK, which repeats nothing unless `options` say so. Close it."""
+        settings: dict[str, Any] = {"api_key": "any", "max_retries": 0, "timeout": _QUIET_S} | options
+        return openai.OpenAI(base_url=f"{self.url}/v1", **settings)
+
+    def chat(self, *, headers: Mapping[str, str] | None = None, **members: Any) -> Reply:
+        """One chat completion, without the SDK; any status is an answer."""
+        return ask(f"{self.url}/v1/chat/completions", "POST", body=chat_body(**members), headers=headers)
+
+    def write(self, settings: Settings) -> None:
+        """Replace the file at once, as a good editor does."""
+        write_settings(self.file, settings)
+
+
+def chat_body(**members: Any) -> bytes:
+    """The body of a chat completion; short unless `members` say so."""
+    return json.dumps({"model": "fake", "messages": HELLO, "max_tokens": 4} | members).encode()
+
+
+def write_settings(file: Path, settings: Settings) -> None:
+    unfinished = file.with_suffix(".new")
+    unfinished.write_text(yaml.safe_dump(settings))
+    os.replace(unfinished, file)
+
+
+def sidecar_settings(engine_port: int, **sections: Any) -> Settings:
+    """A configuration on free ports in front of the engine at `engine_port`; `sections` are added to it."""
+    listen, admin = free_ports(2)
+    engine = {"address": f"{HOST}:{engine_port}"} | sections.pop("engine", {})
+    return {"listen": f"{HOST}:{listen}", "admin": f"{HOST}:{admin}", "engine": engine} | sections
+
+
+@contextlib.contextmanager
+def sidecar(
+    folder: Path, settings: Settings, *, program: tuple[str | Path, ...] = ("-m", "sidecar")
+) -> Iterator[Sidecar]:
+    """A sidecar that serves, with its file in `folder` (`sidecar.yaml`, kept if it is there).
+
+    `program` is what the interpreter runs, where it is not the package.
+    """
+    file = folder / "sidecar.yaml"
+    if not file.exists():
+        write_settings(file, settings)
+    with running([sys.executable, *program, "--config", str(file)]) as process:
+        started = Sidecar(process, file, settings)
+        # The line of the log comes after both ports are open.
+        process.wait_for_line("listening on")
+        yield started
