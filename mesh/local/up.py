@@ -57,11 +57,14 @@ def check(options: Options) -> Binaries:
 
 def _check_redis(url: str) -> None:
     parts = urlsplit(url)
-    if parts.scheme not in ("redis", "rediss", "unix"):
+    try:
+        place = (parts.hostname or "localhost", parts.port or 6379)
+    except ValueError:  # a port that is no number
+        place = None
+    if place is None or parts.scheme not in ("redis", "rediss", "unix"):
         raise BadOption("--redis: not a redis://, rediss:// or unix:// URL")
     if parts.scheme == "unix":
         return
-    place = (parts.hostname or "localhost", parts.port or 6379)
     try:
         socket.create_connection(place, timeout=_CONNECT_WITHIN_S).close()
     except OSError as error:
