@@ -156,9 +156,16 @@ class Sidecar:
         """One chat completion, without the SDK; any status is an answer."""
         return ask(f"{self.url}/v1/chat/completions", "POST", body=chat_body(**members), headers=headers)
 
+    @contextlib.contextmanager
+    def asking(self, **members: Any) -> Iterator[http.client.HTTPConnection]:
+        """A chat completion that is sent, and whose answer nobody reads. The client leaves with the block."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=_QUIET_S)
+        with contextlib.closing(connection):
+            connection.request("POST", "/v1/chat/completions", chat_body(**members))
+            yield connection
+
     def write(self, settings: Settings) -> None:
-        """Replace the file at once, as a good editor does."""
-        write_settings(self.file, settings)
+        replace_text(self.file, yaml.safe_dump(settings))
 
 
 def chat_body(**members: Any) -> bytes:
@@ -166,9 +173,10 @@ def chat_body(**members: Any) -> bytes:
     return json.dumps({"model": "fake", "messages": HELLO, "max_tokens": 4} | members).encode()
 
 
-def write_settings(file: Path, settings: Settings) -> None:
+def replace_text(file: Path, text: str) -> None:
+    """At once, as a good editor does: nobody reads half of it."""
     unfinished = file.with_suffix(".new")
-    unfinished.write_text(yaml.safe_dump(settings))
+    unfinished.write_text(text)
     os.replace(unfinished, file)
 
 
@@ -189,7 +197,7 @@ def sidecar(
     """
     file = folder / "sidecar.yaml"
     if not file.exists():
-        write_settings(file, settings)
+        file.write_text(yaml.safe_dump(settings))
     with running([sys.executable, *program, "--config", str(file)]) as process:
         started = Sidecar(process, file, settings)
         # The line of the log comes after both ports are open.

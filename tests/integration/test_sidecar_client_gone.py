@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.harness.processes import HOST
-from tests.harness.sidecars import HELLO, Pod, Sidecar, chat_body, fake_pod, sidecar, sidecar_settings
+from tests.harness.sidecars import HELLO, Pod, Sidecar, fake_pod, sidecar, sidecar_settings
 
 pytestmark = pytest.mark.integration
 
@@ -30,15 +30,6 @@ def gate(pod: Pod, tmp_path: Path) -> Iterator[Sidecar]:
         yield started
 
 
-@contextlib.contextmanager
-def asking(gate: Sidecar, **members: Any) -> Iterator[http.client.HTTPConnection]:
-    """A request that is sent, and whose answer nobody has read yet. The client leaves with the block."""
-    connection = http.client.HTTPConnection(HOST, gate.port, timeout=60)
-    with contextlib.closing(connection):
-        connection.request("POST", "/v1/chat/completions", chat_body(max_tokens=LONG, **members))
-        yield connection
-
-
 def assert_nothing_is_left(gate: Sidecar, pod: Pod) -> None:
     pod.wait_until_generating(0)
     gate.wait_until_idle()
@@ -48,9 +39,9 @@ def assert_nothing_is_left(gate: Sidecar, pod: Pod) -> None:
 
 
 def test_while_it_waits_in_the_queue(gate: Sidecar, pod: Pod) -> None:
-    with asking(gate):
+    with gate.asking(max_tokens=LONG):
         gate.wait_for_gauges(in_flight=1)
-        with asking(gate):
+        with gate.asking(max_tokens=LONG):
             gate.wait_for_gauges(queued=1)
         gate.wait_for_gauges(queued=0, in_flight=1, downstream=1)
         left = gate.wait_for_decision("client_gone")
@@ -60,9 +51,9 @@ def test_while_it_waits_in_the_queue(gate: Sidecar, pod: Pod) -> None:
 
 
 def test_the_next_in_the_queue_takes_the_place(gate: Sidecar, pod: Pod) -> None:
-    with asking(gate) as first:
+    with gate.asking(max_tokens=LONG) as first:
         gate.wait_for_gauges(in_flight=1)
-        with asking(gate) as second, asking(gate, stream=True) as third:
+        with gate.asking(max_tokens=LONG) as second, gate.asking(max_tokens=LONG, stream=True) as third:
             gate.wait_for_gauges(queued=2)
             second.close()
             gate.wait_for_gauges(queued=1)
@@ -75,7 +66,7 @@ def test_the_next_in_the_queue_takes_the_place(gate: Sidecar, pod: Pod) -> None:
 
 
 def test_before_the_first_byte(gate: Sidecar, pod: Pod) -> None:
-    with asking(gate):
+    with gate.asking(max_tokens=LONG):
         pod.wait_until_generating(1)
     assert_nothing_is_left(gate, pod)
     assert gate.decisions()[0]["upstream_ms"] == 0
@@ -106,7 +97,7 @@ def test_in_the_middle_of_its_own_body(gate: Sidecar, pod: Pod) -> None:
 def test_many_at_once(gate: Sidecar, pod: Pod) -> None:
     with contextlib.ExitStack() as crowd:
         for _ in range(50):
-            crowd.enter_context(asking(gate))
+            crowd.enter_context(gate.asking(max_tokens=LONG))
         gate.wait_for_gauges(queued=49, in_flight=1)
     assert_nothing_is_left(gate, pod)
     assert gate.metric("headgate_requests_total", reason="client_gone") == 50
