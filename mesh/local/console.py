@@ -68,8 +68,9 @@ class Console:
         if not starting:
             self._status.stop()
             return
-        room = self._terminal.width // len(starting) - 4
-        self._status.update(" · ".join(f"{name} {text}"[:room].rstrip() for name, text in starting.items()))
+        room = self._terminal.width // len(starting) - len("starting")
+        parts = " · ".join(f"{name} {text}"[:room].rstrip() for name, text in starting.items())
+        self._status.update(f"starting {parts}")
         self._status.start()
 
     def _log_file(self, name: str) -> logging.Handler:

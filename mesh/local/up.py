@@ -78,7 +78,7 @@ async def _run(options: Options, binaries: Binaries, folder: Path, console: Cons
     for name, text in plan.files(layout, options).items():
         (folder / name).write_text(text, "utf-8")
     supervisor = Supervisor(plan.parts(layout, options, binaries, folder), console)
-    _end_on_signals(supervisor)
+    _end_on_signals(supervisor, console)
     try:
         async with supervisor:
             await supervisor.start()
@@ -94,7 +94,7 @@ async def _run(options: Options, binaries: Binaries, folder: Path, console: Cons
     return 0
 
 
-def _end_on_signals(supervisor: Supervisor) -> None:
+def _end_on_signals(supervisor: Supervisor, console: Console) -> None:
     """The first signal ends the parts in order, a second one at once."""
     running = asyncio.current_task()
     assert running is not None
@@ -103,6 +103,7 @@ def _end_on_signals(supervisor: Supervisor) -> None:
         if running.cancelling():
             supervisor.hurry()
         else:
+            console.say("ending; a second Ctrl-C ends at once")
             running.cancel()
 
     for number in _SIGNALS:

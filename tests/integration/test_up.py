@@ -67,7 +67,8 @@ class Mesh:
 
     def served(self) -> dict[str, float]:
         """How many requests each pod has completed."""
-        return {pod["name"]: _succeeded(get(f"{pod['url']}/metrics").decode()) for pod in self.summary["pods"]}
+        pods = self.summary["pods"]
+        return {pod["name"]: _succeeded(get(f"{pod['url']}/metrics").decode()) for pod in pods}
 
 
 def _succeeded(metrics: str) -> float:
@@ -96,7 +97,8 @@ def test_the_summary_is_where_everything_is(shared: Mesh) -> None:
     assert [pod["name"] for pod in shared.summary["pods"]] == ["pod-0", "pod-1"]
     urls = [f"{shared.summary['envoy']['admin']}/ready"]
     for pod in shared.summary["pods"]:
-        urls += [f"{pod['url']}/health", f"{pod['sidecar']['admin']}/ready", f"{pod['sidecar']['url']}/v1/models"]
+        sidecar = pod["sidecar"]
+        urls += [f"{pod['url']}/health", f"{sidecar['admin']}/ready", f"{sidecar['url']}/v1/models"]
         assert listens(int(pod["health"].rpartition(":")[2]))
         assert listens(int(pod["sidecar"]["health"].rpartition(":")[2]))
     assert [url for url in urls if not answers(url)] == []
@@ -129,7 +131,9 @@ def _wait_until_whole(up: Mesh) -> None:
     for pod in up.summary["pods"]:
         urls += [f"{pod['url']}/health", f"{pod['sidecar']['admin']}/ready"]
     redis_port = int(re.findall(r":(\d+)", up.summary["redis"]["url"])[-1])
-    wait_until(lambda: all(map(answers, urls)) and listens(redis_port), within_s=START_S, what="all are ready")
+    wait_until(
+        lambda: all(map(answers, urls)) and listens(redis_port), within_s=START_S, what="all are ready"
+    )
 
 
 def _all_grew(before: dict[str, float], after: dict[str, float]) -> bool:

@@ -98,6 +98,7 @@ def test_one_that_says_it_was_started_wrongly_is_given_up_with_its_last_words() 
     failure, entries = asyncio.run(scenario())
     assert str(failure) == "pod exited with status 64"
     assert failure.last_lines == tuple(f"line {number}" for number in range(11, 31))
+    assert entries.count("pod starting") == 1, "to start it again cannot help"
     assert entries[-1] == "store says ending"
 
 
