@@ -141,11 +141,13 @@ def test_a_request_that_may_have_run_is_not_repeated(tmp_path: Path) -> None:
     assert sum(len(pod.heads) for pod in pods) == 1
 
 
-async def ask(url: str, pods: Sequence[StandinPod], headers: dict[str, str]) -> aiohttp.ClientResponse:
+async def ask(
+    url: str, pods: Sequence[StandinPod], headers: dict[str, str], target: str = PATH
+) -> aiohttp.ClientResponse:
     async with (
         serving(pods),
         aiohttp.ClientSession() as client,
-        client.post(url + PATH, data=b"{}", headers=headers) as answer,
+        client.post(url + target, data=b"{}", headers=headers) as answer,
     ):
         await answer.read()
         return answer
@@ -178,11 +180,11 @@ def test_the_meshs_own_words_are_not_taken_from_clients(tmp_path: Path) -> None:
 def test_the_access_log_says_what_happened_and_no_secret(tmp_path: Path) -> None:
     pods = standin_pods([refuse])
     with running_gateway(pods, tmp_path) as running:
-        url = f"{running.url}/v1/../v1//models?api-key=secret#"
-        asyncio.run(ask(url, pods, {"authorization": "Bearer secret"}))
+        target = f"{PATH}?api-key=secret"
+        asyncio.run(ask(running.url, pods, {"authorization": "Bearer secret"}, target))
         (record,) = running.access_log()
     assert "secret" not in json.dumps(record)
-    assert record["path"] == f"/v1/models{PATH}"
+    assert record["path"] == PATH
     assert record["status"] == 503
     assert record["reason"] == "overloaded"
     assert record["attempts"] == 4
