@@ -122,7 +122,7 @@ class Exchange:
         self.model = "other"
         self.path = ""
         self.stream = False
-        self.is_openai = False
+        self.is_openai = True  # until the path says otherwise: the shape that most callers read
         self.is_work = False
         self.max_tokens: int | None = None
         self.deadline: float | None = None

@@ -87,7 +87,11 @@ class Pipeline:
         self._ready = ready or Ready()
 
     def start(self, x: Exchange) -> None:
-        """Run a new exchange, then every exchange that running it woke."""
+        """Run a new exchange, then every exchange that running it woke.
+
+        One that is refused from the start (`x.refusal`: bytes that are no request) enters the first
+        stage alone, the one that writes down what became of it.
+        """
         self._ready.waiting.append(x)
         self._drain()
 
@@ -173,10 +177,10 @@ class Pipeline:
         enter = self._enter
         try:
             while x.state == RUNNING:
-                if x.refusal is not None:
+                at = x.entered
+                if x.refusal is not None and at:
                     self._reply(x, x.refusal)
                     return
-                at = x.entered
                 if at == self._retry_at and x.pending:
                     x.state = HELD
                     return
@@ -205,7 +209,6 @@ class Pipeline:
         was_busy, ready.busy = ready.busy, True  # what answering starts waits until `x` is settled
         x.state = DONE
         x.reason = reply.refusal.reason
-        x.status = reply.refusal.status
         try:
             self._answer(x, reply)
         except Exception:

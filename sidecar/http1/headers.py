@@ -39,7 +39,7 @@ _REQUEST: Final = _HOP_BY_HOP | {
     b"transfer_encoding",
 }
 # Written anew on every answer.
-_RESPONSE: Final = _HOP_BY_HOP | {b"content-length", b"server-timing", b"via", b"x-request-id"}
+_RESPONSE: Final = _HOP_BY_HOP | {b"content-length", b"via", b"x-request-id"}
 # Never dropped for being named in Connection: that would let a caller unframe or disarm a request.
 _END_TO_END: Final = frozenset(
     {b"host", b"content-length", b"authorization", b"cache-control", b"content-type"}
@@ -69,7 +69,7 @@ def response_fields(fields: Fields, connection: bytes | None) -> list[bytes]:
     dropped = _RESPONSE if connection in _ORDINARY else _RESPONSE | _named_in(connection or b"")
     parts: list[bytes] = []
     for name, value in fields:
-        if name not in dropped:
+        if name not in dropped and name[:11] != INTERNAL:
             parts += (name, b": ", value, b"\r\n")
     return parts
 

@@ -39,21 +39,21 @@ def engine_head(x: Exchange, head: ResponseHead, *, chunked: bool, close: bool) 
     )
 
 
-def own_answer(x: Exchange | None, reply: Reply, status: int, *, close: bool) -> bytes:
-    """A whole refusal. Without an exchange there was no request to speak of."""
+def own_answer(x: Exchange, reply: Reply, status: int, *, close: bool) -> bytes:
+    """A whole refusal, with `status` in place of its usual one."""
     refusal = reply.refusal
     fields = b"x-headgate-reason: %b\r\n%b%b%b" % (
         refusal.reason.encode(),
         _returning(refusal, reply.retry_after_s),
         reply.headers,
-        b"" if x is None else _about(x),
+        _about(x),
     )
-    if x is None or x.is_openai:
+    if x.is_openai:
         body, content_type = error_body(refusal, reply.message), _JSON
     else:
         body, content_type = (reply.message or refusal.message).encode() + b"\n", b"text/plain; charset=utf-8"
-    head = x is not None and x.request.method == b"HEAD"
-    return answer(status, content_type, body, fields, close=close, head=head)
+    x.bytes_out = len(body)
+    return answer(status, content_type, body, fields, close=close, head=x.request.method == b"HEAD")
 
 
 def _about(x: Exchange) -> bytes:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.errors import (
     CLIENT_GONE,
+    DRAINING,
     OVERLOADED,
     REQUEST_TIMEOUT,
     TOO_MANY_CONNECTIONS,
@@ -31,18 +32,20 @@ from sidecar.errors import (
 )
 from sidecar.exchange import Exchange, Reply
 from sidecar.http1.encode import CONTINUE, LAST_CHUNK, chunk
-from sidecar.http1.request import RequestReader
+from sidecar.http1.request import Request, RequestReader
 from sidecar.llm.errors import error_event
 from sidecar.net.answers import engine_head, own_answer
 
 if TYPE_CHECKING:
-    from sidecar.http1.request import Request
+    from sidecar.clock import Clock
     from sidecar.http1.response import ResponseHead
     from sidecar.net.context import Context
     from sidecar.net.timers import Timer
 
 LINGER_S: Final = 2.0
-_MAX_PIPELINED: Final = 16
+_MAX_PIPELINED: Final = 16  # requests read ahead,
+_MAX_AHEAD: Final = 256 * 1024  # and bytes of their bodies
+_NO_REQUEST: Final = Request(b"", b"", "1.1", [], False)  # stands for bytes that are none
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -114,7 +117,8 @@ class Downstream(asyncio.Protocol):
         self._timer = context.timers.after(context.timeouts.head_s, self._check, None)
         context.clients.add(self)
         if len(context.clients) > context.max_connections:
-            self._say(Reply(TOO_MANY_CONNECTIONS, retry_after_s=context.clock.jitter(1.0, 0.2)))
+            self._failure = ProtocolError(TOO_MANY_CONNECTIONS, "try another pod")
+            self._proceed()
 
     def data_received(self, data: bytes) -> None:
         if self._closing or self._failure is not None:
@@ -170,14 +174,14 @@ class Downstream(asyncio.Protocol):
             self._begin(requests.popleft())
         self._proceeding = False
         if self._failure is not None and self._x is None and not self._closing:
-            refusal = self._failure.refusal
-            self._say(Reply(refusal, message=f"{refusal.message} ({self._failure.detail})"))
-        elif self._x is not None and len(requests) > _MAX_PIPELINED:
-            self.read_on(False)
+            self._begin(_NO_REQUEST, _refused(self._failure, self._context.clock))
+        elif requests and (len(requests) > _MAX_PIPELINED or sum(r.received for r in requests) > _MAX_AHEAD):
+            self.read_on(False)  # their turn has to come first
 
-    def _begin(self, request: Request) -> None:
+    def _begin(self, request: Request, refused: Reply | None = None) -> None:
         context = self._context
         x = Exchange(request, self, context.pipeline, self._heard)
+        x.refusal = refused
         self._x = x
         x.pipeline.start(x)
         if x is self._x and request.received:
@@ -270,9 +274,7 @@ class Downstream(asyncio.Protocol):
         self._closing |= reply.refusal.close
         status = self._context.overload_status if reply.refusal is OVERLOADED else reply.refusal.status
         x.status = status
-        body = own_answer(x, reply, status, close=self._closing)
-        x.bytes_out = len(body)
-        self._transport.write(body)
+        self._transport.write(own_answer(x, reply, status, close=self._closing))
         self._end()
 
     def _break_off(self, refusal: Refusal) -> None:
@@ -286,12 +288,6 @@ class Downstream(asyncio.Protocol):
             self._transport.abort()
         self._closing = True
         self._end()
-
-    def _say(self, reply: Reply) -> None:
-        """Answer where there is no exchange, and hang up."""
-        self._closing = True
-        self._transport.write(own_answer(None, reply, reply.refusal.status, close=True))
-        self._hang_up()
 
     # Ends.
 
@@ -340,9 +336,10 @@ class Downstream(asyncio.Protocol):
             transport.write_eof()
 
     def close(self) -> None:
-        """Close when what is written is out; an exchange under way is abandoned."""
-        if self._x is not None:
-            self.abort()
+        """Close when what is written is out; an exchange under way is refused, or its answer broken off."""
+        x = self._x
+        if x is not None:
+            x.pipeline.refuse(x, Reply(DRAINING, retry_after_s=self._context.clock.jitter(1.0, 0.2)))
         elif not self._closing:
             self._closing = True
             self._hang_up()
@@ -375,3 +372,12 @@ class Downstream(asyncio.Protocol):
             self._timer = context.timers.after(
                 min(timeouts.head_s, timeouts.body_s, timeouts.keep_alive_s), self._check, None
             )
+
+
+def _refused(failure: ProtocolError, clock: Clock) -> Reply:
+    refusal = failure.refusal
+    return Reply(
+        refusal,
+        retry_after_s=clock.jitter(1.0, 0.2) if refusal.inviting else None,
+        message=f"{refusal.message} ({failure.detail})",
+    )

@@ -1,18 +1,21 @@
-"""First in, last out: sees every outcome and writes it down. Pure parts: `telemetry`."""
+"""First in, last out: names the exchange, sees every outcome, writes it down. Pure parts: `telemetry`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecar.pipeline import Stage
 from sidecar.telemetry.record import Record
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
-    from sidecar.exchange import Exchange
+    from sidecar.exchange import Exchange, Verdict
     from sidecar.telemetry.access_log import AccessLog
     from sidecar.telemetry.metrics import Metrics
     from sidecar.telemetry.receipts import Receipts
+
+
+_SIGNS: Final = b"-_.:/+=|"  # beside letters and digits, in request ids that are believed
 
 
 class Account(Stage):
@@ -23,6 +26,14 @@ class Account(Stage):
         self._series = metrics.series
         self._log = log
         self._receipts = receipts
+
+    def on_request(self, x: Exchange) -> Verdict:
+        given = x.request.first.get(b"x-request-id")
+        if given and len(given) <= 128 and given.translate(None, _SIGNS).isalnum():
+            x.request_id = given
+        else:
+            x.request_id = self._clock.token()
+        return None
 
     def on_complete(self, x: Exchange) -> None:
         duration = self._clock.now() - x.arrived

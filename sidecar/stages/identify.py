@@ -1,6 +1,6 @@
 """Who asks, and for what. Pure parts: `llm.request`, `llm.patience`, `llm.models`, `http1.forwarded`.
 
-In two halves. The head says who: tenant, deadline, request id; a caller who is turned away is
+In two halves. The head says who: tenant, address, deadline; a caller who is turned away is
 turned away before the body is sent. The body says what: model, stream, max_tokens, class. While
 the body is still coming the exchange is parked here. Nothing below reads the request again.
 """
@@ -29,7 +29,6 @@ RANK: Final = {"premium": 0, "standard": 1, "batch": 2}
 _MAX_ROUTES: Final = 1024  # distinct targets remembered
 _MAX_TARGET: Final = 256  # longer ones are not worth remembering
 _MAX_REPEAT: Final = 100
-_REQUEST_ID_SIGNS: Final = b"-_.:/+=|"
 
 
 class Identify(Stage):
@@ -55,7 +54,7 @@ class Identify(Stage):
     def on_request(self, x: Exchange) -> Verdict:
         request = x.request
         first = request.first
-        self._name(x, first)
+        self._read_fields(x, first)
         route, denied = self._route(request.method, request.target)
         x.path = route.path
         x.is_work = route.is_work
@@ -106,13 +105,8 @@ class Identify(Stage):
             self._read(x)
             x.pipeline.resume(x)
 
-    def _name(self, x: Exchange, first: Mapping[bytes, bytes]) -> None:
-        """Request id, caller's address, repeat count, deadline."""
-        given = first.get(b"x-request-id")
-        if given and len(given) <= 128 and given.translate(None, _REQUEST_ID_SIGNS).isalnum():
-            x.request_id = given
-        else:
-            x.request_id = self._clock.token()
+    def _read_fields(self, x: Exchange, first: Mapping[bytes, bytes]) -> None:
+        """Caller's address, repeat count, deadline."""
         repeat = first.get(b"x-stainless-retry-count")
         if repeat is not None and repeat.isdigit():
             x.repeat = min(int(repeat[:9]), _MAX_REPEAT)
