@@ -5,11 +5,12 @@ pipelined requests before the first was answered: whoever feeds it acts afterwar
 
 What a lax peer would let through is refused (RFC 9112 sections 2.2, 3.2, 5, 6.1, 6.3): llhttp
 rejects obs-fold, space before a colon, NUL, repeated or unclear Content-Length and Content-Length
-beside Transfer-Encoding; Host, versions, other codings and the size limits are checked here.
+beside Transfer-Encoding; Host, target, versions, other codings and the size limits are checked here.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import Final
 
@@ -34,6 +35,10 @@ Fields = list[tuple[bytes, bytes]]
 # Fields of which a second one would be read differently by different readers.
 _SINGLE: Final = (b"host", b"content-length", b"transfer-encoding", b"content-type", b"expect")
 _NOT_IN_HOST: Final = frozenset(b" \t/?#@\\,<>\"'")
+# An absolute target: authority, and path with query (RFC 9112 section 3.2.2).
+ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
+# What llhttp says of a version that is a number, and of HTTP/2 that was begun without asking.
+_OTHER_VERSION: Final = ("Invalid HTTP version", "Pause on PRI/Upgrade")
 
 
 class Request:
@@ -83,12 +88,13 @@ class RequestReader:
 
     __slots__ = (
         "_fed",
+        "_feeding",
         "_fields",
         "_in_head",
         "_parser",
         "_refused",
+        "_shared",
         "_target",
-        "_trailer",
         "current",
         "requests",
     )
@@ -98,70 +104,60 @@ class RequestReader:
         self.current: Request | None = None  # whose body is still coming
         self._parser = httptools.HttpRequestParser(self)
         self._refused: ProtocolError | None = None
+        self._feeding = 0  # bytes in the feed under way
         self._begin()
 
     def _begin(self) -> None:
         self._fields: Fields = []
         self._target = b""
         self._in_head = True
-        self._fed = 0  # bytes fed since the last message ended
-        self._trailer = 0
+        # Bytes fed since this message, or its body, last made progress, and how many of them came
+        # in the feed in which it did: part of that may belong to what was before.
+        self._fed = self._shared = 0
 
     @property
     def is_idle(self) -> bool:
         """No byte of a next request has come."""
-        return self._in_head and not self._fed and not self._target
+        return not self._fed
 
     def feed(self, data: bytes) -> None:
         """Read `data`; raises ProtocolError when the rest of the connection cannot be trusted."""
-        self._fed += len(data)
+        self._feeding = len(data)
+        if self._fed:
+            self._fed += len(data)
+        rest: bytes | memoryview = data
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._after_upgrade(data[upgrade.args[0] :])
+            while rest:
+                try:
+                    self._parser.feed_data(rest)
+                    break
+                except httptools.HttpParserUpgrade as upgrade:
+                    # It is not taken (RFC 9110 section 7.8): go on reading HTTP/1.1.
+                    rest = memoryview(rest)[upgrade.args[0] :]
+                    self._parser = httptools.HttpRequestParser(self)
         except httptools.HttpParserCallbackError as error:
             raise self._refused or error from None
         except httptools.HttpParserError as error:
-            raise ProtocolError(self._why(data), str(error)) from None
-        if self._in_head and self._fed:
-            self._check_growth(data)
-
-    def _check_growth(self, data: bytes) -> None:
-        """A head is not whole yet: what the parser keeps of it must not grow without end."""
-        if not self._target and not data.strip(b"\r\n"):
-            self._fed = 0  # empty lines before a request line say nothing
-        elif len(self._target) > MAX_TARGET_BYTES:
-            raise ProtocolError(URI_TOO_LONG, f"the request line exceeds {MAX_TARGET_BYTES} bytes")
-        elif self._fed > MAX_HEAD_BYTES + MAX_TARGET_BYTES:
-            raise ProtocolError(HEADERS_TOO_LARGE, f"the head exceeds {MAX_HEAD_BYTES} bytes")
-
-    def _why(self, data: bytes) -> Refusal:
-        """The refusal for what llhttp rejects: only a version that is a number gets its own."""
-        if self._in_head and self._target and not self._fields:
-            line = data.partition(b"\r\n")[0]
-            word = line.rpartition(b" ")[2]
-            if word[:5] == b"HTTP/" and word[5:6].isdigit():
-                return VERSION
-        return MALFORMED
-
-    def _after_upgrade(self, rest: bytes) -> None:
-        """The upgrade is not taken (RFC 9110 section 7.8): go on reading HTTP/1.1."""
-        self._parser = httptools.HttpRequestParser(self)
-        if rest:
-            self.feed(rest)
+            refusal = VERSION if str(error) in _OTHER_VERSION else MALFORMED
+            raise ProtocolError(refusal, str(error)) from None
+        # What the parser gathers of a field, or skips of a chunk's extension, must have an end.
+        if self._fed - self._shared > MAX_HEAD_BYTES + MAX_TARGET_BYTES:
+            part = "head" if self._in_head else "trailer section"
+            raise ProtocolError(HEADERS_TOO_LARGE, f"the {part} exceeds {MAX_HEAD_BYTES} bytes")
 
     # Called by the parser.
 
+    def on_message_begin(self) -> None:
+        self._fed = self._shared = self._feeding
+
     def on_url(self, url: bytes) -> None:
         self._target += url
+        if len(self._target) > MAX_TARGET_BYTES:
+            self._refuse(URI_TOO_LONG, f"the target exceeds {MAX_TARGET_BYTES} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:
-            self._fields.append((name.lower(), value))
-            return
-        self._trailer += len(name) + len(value)
-        if self._trailer > MAX_HEAD_BYTES:
-            self._refuse(HEADERS_TOO_LARGE, "the trailer section is too large")
+        if self._in_head:  # else it is a trailer
+            self._fields.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -182,6 +178,7 @@ class RequestReader:
         assert request is not None
         request.chunks.append(data)
         request.received += len(data)
+        self._fed = self._shared = self._feeding
 
     def on_message_complete(self) -> None:
         request = self.current
@@ -193,12 +190,12 @@ class RequestReader:
     def _check(self, request: Request) -> None:
         self._check_size(request)
         fields, first = request.fields, request.first
-        if b"#" in request.target:
-            self._refuse(MALFORMED, "a fragment in the target")
         if request.version not in ("1.1", "1.0"):
             self._refuse(VERSION, f"HTTP/{request.version}")
         if request.method == b"CONNECT":
             self._refuse(NOT_IMPLEMENTED, "CONNECT")
+        if request.target[:1] != b"/" or b"#" in request.target:
+            self._check_target(request)
         if len(first) != len(fields):
             for name in _SINGLE:
                 if sum(field == name for field, _ in fields) > 1:
@@ -211,10 +208,19 @@ class RequestReader:
             self._refuse(MALFORMED, "invalid host")
         self._check_framing(request)
 
+    def _check_target(self, request: Request) -> None:
+        """Absolute with a valid authority, or `*` of OPTIONS; a fragment in none."""
+        target = request.target
+        absolute = ABSOLUTE.fullmatch(target)
+        if absolute is not None:
+            valid = _NOT_IN_HOST.isdisjoint(absolute[1])
+        else:
+            valid = target == b"*" and request.method == b"OPTIONS"
+        if not valid or b"#" in target:
+            self._refuse(MALFORMED, "invalid target")
+
     def _check_size(self, request: Request) -> None:
         fields = request.fields
-        if len(request.target) > MAX_TARGET_BYTES:
-            self._refuse(URI_TOO_LONG, "the target is too long")
         if len(fields) > MAX_FIELDS:
             self._refuse(HEADERS_TOO_LARGE, f"more than {MAX_FIELDS} fields")
         # The sum costs more than all other checks: only where what came could exceed the limit.
