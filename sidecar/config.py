@@ -55,7 +55,7 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError("", f"cannot read {path}: {error.strerror}") from None
+        raise ConfigError("", f"cannot be read: {error.strerror}") from None
 
 
 def decode(text: str | bytes, env: Mapping[str, str]) -> Config:

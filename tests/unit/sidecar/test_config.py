@@ -254,7 +254,7 @@ def test_schema_describes_every_key() -> None:
 
 def test_load(tmp_path: Path) -> None:
     path = tmp_path / "sidecar.yaml"
-    with pytest.raises(ConfigError, match=r"cannot read .*sidecar.yaml: No such file"):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
         load(path, {})
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError):
