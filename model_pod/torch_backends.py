@@ -71,6 +71,7 @@ class Answer:
     detokenizer: Detokenizer
     tokens: int = 0  # generated
     cancelled: bool = False
+    over: bool = False  # its last token is made
 
     def progress(self, tokens: Sequence[int], at: float | None) -> Progress:
         """Account for new tokens, in the generating thread."""
@@ -83,6 +84,7 @@ class Answer:
         text = self.detokenizer.feed(tokens)
         if finish:
             text += self.detokenizer.flush()
+            self.over = True
         return Progress(self, text, len(tokens), finish, at)
 
 
@@ -329,7 +331,9 @@ class GenerateBackend:
                 self._waiting.remove(answer)
 
     def stats(self) -> Stats:
-        return Stats(running=int(self._running is not None), waiting=len(self._waiting), kv_used=None)
+        running = self._running
+        busy = running is not None and not running.over
+        return Stats(running=int(busy), waiting=len(self._waiting), kv_used=None)
 
     def _run(self) -> None:
         while (answer := self._next()) is not None:
