@@ -112,7 +112,7 @@ class ResponseReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head is None:
-            self._fields.append((name.lower(), value))
+            self._fields.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         if self.complete:
@@ -120,9 +120,13 @@ class ResponseReader:
         parser = self._parser
         head = ResponseHead(parser.get_status_code(), self._fields, parser.should_keep_alive())
         self._fields = []
+        if parser.get_http_version() not in ("1.1", "1.0"):
+            raise ProtocolError(UPSTREAM_PROTOCOL, f"HTTP/{parser.get_http_version()}")
         if head.status < 200:
             if head.status == 101:
                 raise ProtocolError(UPSTREAM_PROTOCOL, "an upgrade nobody asked for")
+            if head.status < 100:
+                raise ProtocolError(UPSTREAM_PROTOCOL, "a status below 100")
             self.interim.append(head)
             return
         self._check(head)
