@@ -42,7 +42,7 @@ class Catalog:
         """Take what `/v1/models` answered; raises ValueError and keeps the old names when it is not that."""
         try:
             models = msgspec.json.decode(listing, type=_Listing).data
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"/v1/models: {error}") from None
         self._labels = {
             model.id: f"{model.parent}:{model.id}" if model.parent and model.parent != model.id else model.id
