@@ -30,7 +30,7 @@ def patience_s(first: Mapping[bytes, bytes]) -> float | None:
 
 
 def elapsed_s(request_start: bytes, wall: float) -> float:
-    """Seconds since a trusted proxy's `x-request-start` (`t=` and epoch seconds, ms or us)."""
+    """Seconds since a trusted proxy's `x-request-start` (`t=` and epoch seconds, ms, us or ns)."""
     started = _number(request_start.removeprefix(b"t="))
     while started > 1e11:  # no epoch second is as large for 3,000 years
         started /= 1000
@@ -42,7 +42,7 @@ def _number(text: bytes) -> float:
         value = float(text)
     except ValueError:
         return 0.0
-    return value if 0 < value < 1e18 else 0.0  # neither NaN nor infinity
+    return value if 0 < value < 1e20 else 0.0  # neither NaN nor infinity
 
 
 def _shorter(current: float | None, seconds: float) -> float | None:
