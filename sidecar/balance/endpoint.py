@@ -12,6 +12,9 @@ class Endpoint:
         self.host = host
         self.port = port
         self.path = path  # of a unix socket, instead of host and port
-        self.name = f"unix:{path}" if path else f"{host}:{port}"
+        if path:
+            self.name = f"unix:{path}"
+        else:
+            self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.healthy = True
         self.in_flight = 0
