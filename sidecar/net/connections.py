@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from sidecar.errors import CONNECT_FAILED
+from sidecar.errors import CONNECT_FAILED, INTERNAL
 from sidecar.exchange import DONE, Exchange, Reply
 from sidecar.net.upstream import Upstream
 
@@ -129,7 +129,7 @@ class Connections:
             if upstream is None:
                 x.pipeline.refuse(x, Reply(CONNECT_FAILED))
             else:
-                upstream.send(x)
+                self._send_late(upstream, x)
 
         self._dialer.dial(
             endpoint,
@@ -137,6 +137,14 @@ class Connections:
             lambda: Upstream(self._context, endpoint),
             connected,
         )
+
+    def _send_late(self, upstream: Upstream, x: Exchange) -> None:
+        """What is raised here has left the pipeline that would have settled `x`."""
+        try:
+            upstream.send(x)
+        except Exception:
+            log.exception("sending to %s failed", upstream.endpoint.name)
+            x.pipeline.refuse(x, Reply(INTERNAL))
 
 
 class LoopDialer:

@@ -86,7 +86,8 @@ class Downstream(asyncio.Protocol):
         self._closing = False
         self._congested_since = 0.0
         self._body_bytes = 0  # of the current exchange, counted in context.buffered
-        self._heard = self._began = 0.0
+        self._heard = 0.0
+        self._began = 0.0  # the wait for the client: for a request, its head's rest, or more of its body
         self._forget_answer()
         self.peer = ""
 
@@ -121,16 +122,17 @@ class Downstream(asyncio.Protocol):
             self._proceed()
 
     def data_received(self, data: bytes) -> None:
-        if self._closing or self._failure is not None:
+        if self._failure is not None or (self._closing and self._x is None):
             return
         self._heard = self._context.clock.now()
         reader = self._reader
-        if reader.is_idle:
-            self._began = self._heard
+        was_idle = reader.is_idle
         try:
             reader.feed(data)
         except ProtocolError as error:
             self._failure = error
+        if was_idle and not reader.is_idle:
+            self._began = self._heard
         if self._x is not None:
             self._body_progressed(self._x)
         self._proceed()
@@ -173,8 +175,11 @@ class Downstream(asyncio.Protocol):
         while self._x is None and requests and not self._closing:
             self._begin(requests.popleft())
         self._proceeding = False
-        if self._failure is not None and self._x is None and not self._closing:
+        x = self._x
+        if self._failure is not None and x is None and not self._closing:
             self._begin(_NO_REQUEST, _refused(self._failure, self._context.clock))
+        elif self._failure is not None and x is not None and not x.request.complete:
+            x.pipeline.refuse(x, _refused(self._failure, self._context.clock))
         elif requests and (len(requests) > _MAX_PIPELINED or sum(r.received for r in requests) > _MAX_AHEAD):
             self.read_on(False)  # their turn has to come first
 
@@ -219,6 +224,7 @@ class Downstream(asyncio.Protocol):
         if on != self._reading and not self._transport.is_closing():
             self._reading = on
             if on:
+                self._began = self._context.clock.now()
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
@@ -306,6 +312,7 @@ class Downstream(asyncio.Protocol):
         """The answer is out: on to the next request, or hang up."""
         self._detach()
         self._forget_answer()
+        self._began = self._context.clock.now()
         if self._closing:
             self._hang_up()
             return
@@ -359,16 +366,18 @@ class Downstream(asyncio.Protocol):
         if self._congested_since and now - self._congested_since >= timeouts.stall_s:
             self._transport.abort()
         elif x is None and self._reader.is_idle:
-            if now - self._heard >= timeouts.keep_alive_s:
+            if now - self._began >= timeouts.keep_alive_s:
                 self._closing = True
-                self._transport.close()
+                self._hang_up()
         elif x is None:
             if now - self._began >= timeouts.head_s:
                 self._failure = ProtocolError(REQUEST_TIMEOUT, "the head")
                 self._proceed()
-        elif not x.request.complete and self._reading and now - self._heard >= timeouts.body_s:
+        elif x.request.complete or not self._reading:
+            pass  # nothing is expected of the client
+        elif now - max(self._heard, self._began) >= timeouts.body_s:
             x.pipeline.refuse(x, Reply(REQUEST_TIMEOUT))
-        if not self._closing:
+        if not self._closing or self._x is not None:
             self._timer = context.timers.after(
                 min(timeouts.head_s, timeouts.body_s, timeouts.keep_alive_s), self._check, None
             )

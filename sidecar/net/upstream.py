@@ -23,6 +23,7 @@ from sidecar.errors import (
 from sidecar.exchange import Exchange, Reply
 from sidecar.http1.encode import LAST_CHUNK, chunk
 from sidecar.http1.headers import joined, request_fields
+from sidecar.http1.request import ABSOLUTE
 from sidecar.http1.response import ResponseReader
 from sidecar.net.answers import VIA, interim_head
 
@@ -148,9 +149,10 @@ class Upstream(asyncio.Protocol):
         self._streams = body is None
         head = self._request_head(x, body)
         if body is None:
+            if not x.request.complete:
+                x.client.read_on(True)
             self._transport.write(head)
             self.send_more()
-            x.client.read_on(True)
         elif len(body) <= _JOINED_UP_TO:
             self._transport.write(head + body)
         else:
@@ -167,10 +169,10 @@ class Upstream(asyncio.Protocol):
             data = chunk(data)
             if request.complete:
                 data += LAST_CHUNK
+        if request.complete:
+            self._streams = False  # first: how slowly the engine takes the rest is not the client's matter
         if data:
             self._transport.write(data)
-        if request.complete:
-            self._streams = False
 
     def _request_head(self, x: Exchange, body: bytes | None) -> bytes:
         request = x.request
@@ -300,10 +302,10 @@ class Upstream(asyncio.Protocol):
 
 def _origin_form(target: bytes, host: bytes) -> tuple[bytes, bytes]:
     """An absolute target's path and authority; the latter replaces Host (RFC 9112 section 3.2.2)."""
-    if target[:1] == b"/" or b"://" not in target:
+    if target[:1] == b"/":
         return target, host
-    authority, slash, path = target.partition(b"://")[2].partition(b"/")
-    if not slash:
-        authority, question, query = authority.partition(b"?")
-        return b"/" + question + query, authority
-    return b"/" + path, authority
+    absolute = ABSOLUTE.fullmatch(target)
+    if absolute is None:  # `*`
+        return target, host
+    authority, path = absolute.groups()
+    return (path if path[:1] == b"/" else b"/" + path), authority

@@ -45,6 +45,7 @@ class FakeTransport(asyncio.Transport):
         self.eof_written = False
         self.lost = False  # the protocol was told that the connection is gone
         self.congested = False
+        self.slow = False  # the next write fills the buffers
         protocol.connection_made(self)
 
     # The protocol's side.
@@ -59,6 +60,8 @@ class FakeTransport(asyncio.Transport):
         self._check_writable()
         if not self.aborted:
             self._written += data
+            if self.slow and not self.congested:
+                self.congest()
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         for data in list_of_data:
@@ -116,7 +119,7 @@ class FakeTransport(asyncio.Transport):
 
     def decongest(self) -> None:
         """The peer has read everything."""
-        self.congested = False
+        self.congested = self.slow = False
         if self.closing:
             self._lose(None)
         else:

@@ -57,12 +57,13 @@ _STEP_S = 0.25
 
 
 class FakeDialer:
-    """Connects at once; `held`, when the test says so; `refused`, never."""
+    """Connects at once; `held`, when the test says so; `refused`, never; `slow`, to a deaf one."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self.held = False
         self.refused = False
+        self.slow = False
         self.waiting: list[Callable[[], None]] = []
 
     def dial(
@@ -88,6 +89,7 @@ class FakeDialer:
             return
         upstream = made()
         transport = FakeTransport(upstream, self._wire.soon)
+        transport.slow = self.slow
         self._wire.engines.append(Engine(self._wire, transport, endpoint))
         then(upstream)
 
