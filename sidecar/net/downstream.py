@@ -203,7 +203,7 @@ class Downstream(asyncio.Protocol):
             elif request.complete and x.upstream is not None:
                 x.upstream.send_more()
             return
-        if self._body_bytes == request.received:
+        if self._body_bytes == request.received and not request.complete:
             return
         self._context.buffered += request.received - self._body_bytes
         self._body_bytes = request.received

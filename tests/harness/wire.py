@@ -64,6 +64,7 @@ class FakeDialer:
         self.held = False
         self.refused = False
         self.slow = False
+        self.hangs_up = False  # the engine, as soon as it is connected
         self.waiting: list[Callable[[], None]] = []
 
     def dial(
@@ -91,6 +92,8 @@ class FakeDialer:
         transport = FakeTransport(upstream, self._wire.soon)
         transport.slow = self.slow
         self._wire.engines.append(Engine(self._wire, transport, endpoint))
+        if self.hangs_up:
+            transport.close()
         then(upstream)
 
 
@@ -260,6 +263,8 @@ class Wire:
             while self.soon or self._play():
                 while self.soon:
                     self.soon.popleft()()
+        for engine in self.engines:
+            engine.read()
 
     def advance(self, seconds: float) -> None:
         """Let time pass, and what is due happen."""

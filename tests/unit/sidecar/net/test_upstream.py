@@ -1,0 +1,260 @@
+"""A connection to an engine: what is sent, what comes back, and what ends it."""
+
+import pytest
+
+from tests.harness.engine import SSE, End, answer, chunked, ok
+from tests.harness.wire import CHAT, Wire, get, post, post_chunked
+
+# What is sent.
+
+
+def test_a_head_is_rebuilt() -> None:
+    wire = Wire()
+    wire.client() >> get("/a?b=c", "Accept: */*", "X-Request-Id: mine")
+    wire.engine << (
+        b"GET /a?b=c HTTP/1.1\r\nhost: a\r\naccept: */*\r\n"
+        b"via: 1.1 headgate\r\nx-forwarded-for: 192.0.2.7\r\n"
+        b"x-forwarded-proto: http\r\nx-forwarded-host: a\r\nx-request-id: mine\r\n\r\n"
+    )
+
+
+def test_a_buffered_body_is_sent_whole_with_its_length() -> None:
+    wire = Wire()
+    client = wire.client() >> post_chunked(CHAT, b'{"a', b'": 1}', last=False)
+    assert wire.engines == []
+    client >> b"0\r\n\r\n"
+    seen = wire.engine.request()
+    assert seen.body == b'{"a": 1}'
+    assert seen[b"content-length"] == b"8"
+    assert b"transfer-encoding" not in seen
+
+
+def test_a_large_buffered_body_arrives_whole() -> None:
+    wire = Wire()
+    wire.client() >> post(CHAT, b"x" * 100_000)
+    assert wire.engine.request().body == b"x" * 100_000
+
+
+def test_a_body_streams_through_as_it_comes() -> None:
+    wire = Wire()
+    client = wire.client() >> post_chunked("/upload", b"abc", last=False)
+    assert wire.engine.sent().endswith(b"\r\n\r\n3\r\nabc\r\n")
+    client >> b"1\r\nd\r\n1\r\ne\r\n0\r\n\r\n"
+    wire.engine << b"2\r\nde\r\n0\r\n\r\n"
+
+
+def test_a_counted_body_streams_through_uncut() -> None:
+    wire = Wire()
+    client = wire.client() >> get("/upload", "content-length: 4", method="POST")
+    assert wire.engine.sent().endswith(b"\r\n\r\n")
+    client >> b"ab"
+    wire.engine << b"ab"
+    client >> b"cd"
+    wire.engine << b"cd"
+    assert wire.engine.request()[b"content-length"] == b"4"
+
+
+def test_an_empty_body_keeps_its_length() -> None:
+    wire = Wire()
+    wire.client() >> get("/upload", "content-length: 0", method="POST")
+    assert wire.engine.request()[b"content-length"] == b"0"
+
+
+@pytest.mark.parametrize(
+    ("target", "sent", "host"),
+    [
+        ("http://other/p?q", b"/p?q", b"other"),
+        ("http://other:8080", b"/", b"other:8080"),
+        ("http://other?q/r", b"/?q/r", b"other"),
+        ("HTTP://[::1]:1/", b"/", b"[::1]:1"),
+        ("/http://x", b"/http://x", b"a"),
+    ],
+)
+def test_an_absolute_target_replaces_host(target: str, sent: bytes, host: bytes) -> None:
+    wire = Wire()
+    wire.client() >> get(target)
+    seen = wire.engine.request()
+    assert (seen.target, seen[b"host"], seen[b"x-forwarded-host"]) == (sent, host, host)
+
+
+# What comes back.
+
+
+def test_an_answer_passes_with_where_the_time_went() -> None:
+    wire = Wire("admission: {max_in_flight: 1}")
+    first = wire.client() >> post()
+    second = wire.client() >> post()
+    wire.advance(2)
+    wire.engine >> ok(b"1")
+    wire.advance(0.5)
+    wire.engine >> ok(b"2", b"x-model: m", b"server-timing: gpu;dur=1")
+    assert first.answer(b"POST")[b"server-timing"] == b"limit;dur=0, queue;dur=0.0, upstream;dur=2000.0"
+    second << (
+        b"HTTP/1.1 200 OK\r\nx-model: m\r\nserver-timing: gpu;dur=1\r\ncontent-length: 1\r\n"
+        b"via: 1.1 headgate\r\nx-request-id: 00000000000000000000000000000002\r\n"
+        b"server-timing: limit;dur=0, queue;dur=2000.0, upstream;dur=500.0\r\n\r\n2"
+    )
+
+
+@pytest.mark.parametrize("status", [100, 102, 103])
+def test_interim_answers_pass_but_100_is_ours(status: int) -> None:
+    wire = Wire()
+    client = wire.client() >> get()
+    wire.engine >> answer(b"%d Soon" % status, b"", b"link: a", b"connection: x", b"x: y")
+    wire.engine >> ok(b"late")
+    seen = client.answer()
+    assert seen.body == b"late"
+    assert seen.interim == ([] if status == 100 else [(status, [(b"link", b"a")])])
+
+
+@pytest.mark.parametrize("end", End)
+def test_an_engine_that_leaves_before_its_answer(end: End) -> None:
+    wire = Wire()
+    client = wire.client() >> post()
+    wire.engine >> b"HTTP/1.1 200 OK\r\nconte" >> end
+    refusal = client.answer(b"POST")
+    assert (refusal.status, refusal.reason) == (502, "upstream_reset")
+    assert client.is_open
+    wire.assert_at_rest()
+
+
+@pytest.mark.parametrize("end", End)
+def test_the_end_of_the_connection_may_end_the_answer(end: End) -> None:
+    wire = Wire()
+    client = wire.client() >> get()
+    wire.engine >> answer(b"200 OK", b"abc") >> b"def" >> end
+    seen = client.answer()
+    assert (seen.body, seen.complete) == (b"abcdef", True)
+    assert client.is_open
+    assert len(wire.context.connections) == 0
+
+
+def test_nothing_after_a_whole_answer_is_taken_for_another() -> None:
+    wire = Wire()
+    client = wire.client() >> get() + get()
+    wire.engine >> ok(b"1") + ok(b"poison")
+    assert client.answer().body == b"1"
+    assert len(wire.engines) == 2
+    assert not wire.engines[0].is_open
+    wire.engine >> ok(b"2")
+    assert client.answer().body == b"2"
+
+
+def test_bytes_on_an_idle_connection_discard_it() -> None:
+    wire = Wire()
+    client = wire.client() >> get()
+    wire.engine >> ok(b"1")
+    wire.engine >> ok(b"poison")
+    assert wire.engine.aborted
+    client >> get()
+    assert len(wire.engines) == 2
+
+
+@pytest.mark.parametrize(
+    "last",
+    [ok(b"", b"connection: close"), b"HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n"],
+)
+def test_a_connection_the_engine_will_close_is_not_used_again(last: bytes) -> None:
+    wire = Wire()
+    client = wire.client() >> get()
+    wire.engine >> last
+    assert not wire.engine.is_open
+    client >> get()
+    assert len(wire.engines) == 2
+
+
+def test_an_engine_that_hangs_up_while_idle_is_dialled_anew() -> None:
+    wire = Wire()
+    client = wire.client() >> get()
+    wire.engine >> ok(b"1") >> End.CLOSE
+    client >> get()
+    wire.engine >> ok(b"2")
+    assert client.answer().body == b"1"
+    assert client.answer().body == b"2"
+
+
+# Time-outs.
+
+
+def test_no_first_byte() -> None:
+    wire = Wire("timeouts: {first_byte_s: 8}")
+    client = wire.client() >> post()
+    wire.advance(7.75)
+    client << b""
+    wire.advance(2.5)
+    refusal = client.answer(b"POST")
+    assert (refusal.status, refusal.reason) == (504, "first_token_timeout")
+    assert wire.engine.aborted
+    wire.assert_at_rest()
+
+
+def test_a_stall_in_the_middle() -> None:
+    wire = Wire("timeouts: {stall_s: 8, first_byte_s: 1}")
+    client = wire.client() >> post()
+    wire.engine >> SSE + chunked(b"data: 1\n", last=False)
+    for _ in range(4):
+        wire.advance(7)
+        wire.engine >> chunked(b"x", last=False)
+    assert wire.engine.is_open
+    wire.advance(10.5)
+    cut = client.answer(b"POST")
+    assert not cut.complete
+    assert cut.body.startswith(b"data: 1\nxxxx\n\ndata: {")
+    assert cut.body.endswith(b'"code":"stalled"}}\n\n')
+    assert wire.engine.aborted
+    assert (wire.record.status, wire.record.reason) == (200, "stalled")
+
+
+def test_an_engine_that_waits_for_the_client_is_not_stalled() -> None:
+    wire = Wire("timeouts: {stall_s: 8}")
+    client = wire.client() >> post()
+    wire.engine >> SSE
+    client.transport.congest()
+    wire.advance(7)
+    client.transport.decongest()
+    wire.advance(7)
+    assert wire.engine.is_open
+
+
+@pytest.mark.parametrize(
+    ("field", "seconds"),
+    [("x-request-timeout-ms: 1500", 1.5), ("grpc-timeout: 3S", 3), ("x-stainless-read-timeout: 2", 2)],
+)
+def test_the_callers_deadline(field: str, seconds: float) -> None:
+    wire = Wire()
+    client = wire.client() >> post(CHAT, b"{}", field)
+    wire.advance(seconds - 0.25)
+    client << b""
+    wire.advance(0.5)
+    refusal = client.answer(b"POST")
+    assert (refusal.status, refusal.reason) == (504, "timeout")
+    assert wire.engine.aborted
+    wire.assert_at_rest()
+
+
+def test_the_deadline_is_for_the_first_byte() -> None:
+    wire = Wire()
+    client = wire.client() >> post(CHAT, b"{}", "x-request-timeout-ms: 1500")
+    wire.engine >> SSE
+    wire.advance(20)
+    wire.engine >> chunked(b"late")
+    assert client.answer(b"POST").body == b"late"
+
+
+def test_the_deadline_of_one_request_is_not_the_next_ones() -> None:
+    wire = Wire()
+    client = wire.client() >> get("/", "x-request-timeout-ms: 1500")
+    wire.engine >> ok()
+    client >> get()
+    wire.advance(3)
+    assert client.answer().status == 200
+    client << b""
+    assert len(wire.engines) == 1
+
+
+def test_an_idle_connection_has_no_deadline() -> None:
+    wire = Wire("timeouts: {first_byte_s: 1, stall_s: 1}")
+    wire.client() >> get()
+    wire.engine >> ok()
+    wire.advance(30)
+    assert wire.engine.is_open
