@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.errors import BODY_TOO_LARGE, DRAINING, EXPECTATION, FORBIDDEN, UNAUTHENTICATED
 from sidecar.exchange import PARKED, WAITING, Exchange, Reply, Verdict
+from sidecar.http1.headers import joined
 from sidecar.llm.patience import elapsed_s, patience_s
 from sidecar.llm.request import Route, read
 from sidecar.pipeline import Stage
@@ -116,10 +117,10 @@ class Identify(Stage):
             started = first.get(b"x-request-start") if peer_is_trusted else None
             late = elapsed_s(started, self._clock.wall()) if started else 0.0
             x.deadline = x.arrived - late + patience
-        if peer_is_trusted:
-            forwarded = first.get(b"x-forwarded-for")
-            if forwarded:
-                x.client_ip = self._trust.origin(x.client_ip, forwarded)
+        if peer_is_trusted and b"x-forwarded-for" in first:
+            # A proxy may add a field of its own instead of extending the one that its caller sent.
+            forwarded = joined(x.request.fields, b"x-forwarded-for")
+            x.client_ip = self._trust.origin(x.client_ip, forwarded)
 
     def _route(self, method: bytes, target: bytes) -> tuple[Route, bool]:
         key = (method, target)

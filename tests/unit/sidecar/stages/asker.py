@@ -1,0 +1,71 @@
+"""Requests for the stages, without a connection they could come from."""
+
+from sidecar.exchange import Exchange, Reply
+from sidecar.http1.request import Request
+from sidecar.pipeline import Pipeline, Stage
+from tests.harness.clock import FakeClock
+
+CHAT = "/v1/chat/completions"
+
+
+class FakeClient:
+    """Counts how often the body was asked for."""
+
+    is_congested = False
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.wanted = 0
+
+    def want_body(self, x: Exchange) -> None:
+        self.wanted += 1
+
+
+class Asker:
+    """Sends requests through some stages, and keeps what became of them."""
+
+    def __init__(self, *stages: Stage, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
+        self.answers: dict[Exchange, Reply] = {}
+        self.forwarded: list[Exchange] = []
+        self.pipeline = Pipeline(
+            stages,
+            retry_at=len(stages),
+            forward=self.forwarded.append,
+            answer=self.answers.__setitem__,
+        )
+
+    def ask(
+        self,
+        *fields: str,
+        method: str = "POST",
+        target: str = CHAT,
+        body: bytes = b"{}",
+        length: int | None = -1,
+        complete: bool = True,
+        peer: str = "192.0.2.7",
+    ) -> Exchange:
+        """`length` is the body's own unless given (None: chunked); not `complete`: there is more to come."""
+        pairs = [field.encode("latin-1").partition(b": ") for field in fields]
+        head = [(name, value) for name, _, value in pairs]
+        request = Request(method.encode(), target.encode("latin-1"), "1.1", head, True)
+        request.length = len(body) if length == -1 else length
+        x = Exchange(request, FakeClient(peer), self.pipeline, self.clock.now())
+        send(x, body, complete=complete, tell=False)
+        self.pipeline.start(x)
+        return x
+
+    def reason(self, x: Exchange) -> str:
+        """Why it was refused; empty when it was not."""
+        return self.answers[x].refusal.reason if x in self.answers else ""
+
+
+def send(x: Exchange, data: bytes, *, complete: bool, tell: bool = True) -> None:
+    """More of the body of `x` comes."""
+    request = x.request
+    if data:
+        request.chunks.append(data)
+        request.received += len(data)
+    request.complete = complete
+    if tell and x.when_body is not None:
+        x.when_body(x)

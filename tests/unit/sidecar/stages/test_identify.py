@@ -1,0 +1,354 @@
+"""Who asks, what for, and who is turned away before the body is sent."""
+
+from hashlib import sha256
+
+import pytest
+
+from sidecar.config import decode
+from sidecar.exchange import DONE, FORWARDED, WAITING, Exchange
+from sidecar.http1.forwarded import Trust
+from sidecar.lifecycle import Lifecycle
+from sidecar.llm.models import Catalog
+from sidecar.settings import DENY_PATHS
+from sidecar.stages.identify import Identify
+from tests.harness.clock import FakeClock
+from tests.unit.sidecar.stages.asker import Asker, send
+
+PROXY, CALLER = "10.0.0.1", "192.0.2.7"
+ACME, BETA = (sha256(key.encode()).hexdigest() for key in ("acme-key", "beta-key"))
+TENANTS = f"""
+tenants:
+  - {{name: acme, key_sha256: ["{ACME}"], class: premium, weight: 2}}
+  - {{name: beta, key_sha256: ["{BETA}"], class: batch}}
+"""
+AS_ACME = "authorization: Bearer acme-key"
+
+
+class Rig(Asker):
+    def __init__(self, config: str = "", engine: str = "") -> None:
+        settings = decode(f"engine: {{address: '127.0.0.1:8000'{engine}}}\n{config}", {})
+        self.lifecycle = Lifecycle()
+        self.catalog = Catalog()
+        clock = FakeClock()
+        stage = Identify(settings, clock, self.catalog, Trust(settings.trusted_proxies), self.lifecycle)
+        super().__init__(stage, clock=clock)
+
+
+def wanted(x: Exchange) -> int:
+    """How often its client was asked for the body."""
+    return int(x.client.wanted)  # type: ignore[attr-defined]
+
+
+# Tenants.
+
+
+@pytest.mark.parametrize(
+    "field",
+    [AS_ACME, "authorization: bearer  acme-key", "x-api-key: acme-key", "api-key: acme-key"],
+)
+def test_a_key_belongs_to_its_tenant(field: str) -> None:
+    x = Rig(TENANTS).ask(field)
+    assert (x.tenant, x.cls, x.weight, x.state) == ("acme", "premium", 2.0, FORWARDED)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        ["authorization: Bearer other"],
+        ["authorization: Bearer ACME-KEY"],
+        ["authorization: Basic acme-key"],
+        ["authorization: acme-key"],
+        ["authorization: Bearer"],
+        ["x-api-key: "],
+        [f"x-api-key: {ACME}"],
+        ["authorization: Bearer other", "x-api-key: acme-key"],
+    ],
+)
+@pytest.mark.parametrize(("unknown", "reason"), [("allow", ""), ("reject", "unauthenticated")])
+def test_an_unknown_key_is_everybodys_or_nobodys(fields: list[str], unknown: str, reason: str) -> None:
+    rig = Rig(f"unknown_keys: {unknown}\n{TENANTS}")
+    x = rig.ask(*fields)
+    assert (rig.reason(x), x.tenant, x.cls) == (reason, "anonymous", "standard")
+
+
+def test_anonymous_callers_can_have_a_class_of_their_own() -> None:
+    assert Rig("tenants: [{name: anonymous, class: batch}]").ask(AS_ACME).cls == "batch"
+
+
+def test_who_is_turned_away_is_turned_away_before_the_body_is_sent() -> None:
+    rig = Rig(f"unknown_keys: reject\n{TENANTS}")
+    x = rig.ask("expect: 100-continue", body=b"", length=100, complete=False)
+    assert (rig.reason(x), wanted(x)) == ("unauthenticated", 0)
+
+
+# Classes: the caller's word, else the first rule that matches, and the tenant's class above all.
+
+
+@pytest.mark.parametrize(
+    ("tenant", "said", "cls"),
+    [
+        ("acme-key", "premium", "premium"),
+        ("acme-key", "standard", "standard"),
+        ("acme-key", "Batch", "batch"),
+        ("none", "premium", "standard"),
+        ("none", "standard", "standard"),
+        ("none", "batch", "batch"),
+        ("beta-key", "premium", "batch"),
+        ("none", "urgent", "standard"),
+        ("acme-key", "", "premium"),
+    ],
+)
+def test_a_caller_lowers_its_class_and_never_raises_it(tenant: str, said: str, cls: str) -> None:
+    assert Rig(TENANTS).ask(f"x-api-key: {tenant}", f"x-priority: {said}").cls == cls
+
+
+@pytest.mark.parametrize(
+    ("tier", "cls"),
+    [("priority", "premium"), ("flex", "batch"), ("auto", "premium"), ("default", "premium")],
+)
+def test_service_tier_is_a_word_too(tier: str, cls: str) -> None:
+    body = b'{"service_tier": "%s"}' % tier.encode()
+    assert Rig(TENANTS).ask(AS_ACME, body=body).cls == cls
+
+
+def test_a_tier_does_not_raise_and_the_header_goes_before_it() -> None:
+    rig = Rig(TENANTS)
+    assert rig.ask(body=b'{"service_tier": "priority"}').cls == "standard"
+    assert rig.ask(AS_ACME, "x-priority: standard", body=b'{"service_tier": "flex"}').cls == "standard"
+
+
+RULES = f"""
+class_rules:
+  - {{class: batch, route: /v1/embeddings}}
+  - {{class: standard, model: big}}
+  - {{class: batch, header: {{X-Job: nightly, x-team: search}}}}
+  - {{class: standard, key_sha256: ["{ACME.upper()}"], route: /v1/completions}}
+  - {{class: batch, key_sha256: ["{ACME}"], route: /v1/completions}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "fields", "body", "cls"),
+    [
+        ("/v1/embeddings", [], b"{}", "batch"),
+        ("/v1/embeddings/", [], b'{"model": "big"}', "batch"),
+        ("/v1/chat/completions", [], b'{"model": "big"}', "standard"),
+        ("/v1/chat/completions", [], b'{"model": "bigger"}', "premium"),
+        ("/v1/chat/completions", ["x-job: nightly", "x-team: search"], b"{}", "batch"),
+        ("/v1/chat/completions", ["x-job: nightly"], b"{}", "premium"),
+        ("/v1/chat/completions", ["x-job: daily", "x-team: search"], b"{}", "premium"),
+        ("/v1/completions", [], b"{}", "standard"),
+        ("/v1/chat/completions", [], b"not json", "premium"),
+    ],
+)
+def test_rules_speak_for_callers_that_say_nothing(
+    target: str, fields: list[str], body: bytes, cls: str
+) -> None:
+    assert Rig(TENANTS + RULES).ask(AS_ACME, *fields, target=target, body=body).cls == cls
+
+
+def test_the_callers_word_goes_before_a_rule_and_nonsense_is_no_word() -> None:
+    rig = Rig(TENANTS + RULES)
+    assert rig.ask(AS_ACME, "x-priority: standard", target="/v1/embeddings").cls == "standard"
+    assert rig.ask(AS_ACME, "x-priority: urgent", target="/v1/embeddings").cls == "batch"
+
+
+def test_a_rule_does_not_raise_either() -> None:
+    rig = Rig(f"{TENANTS}\nclass_rules: [{{class: premium, route: /v1}}]")
+    assert [rig.ask(f"api-key: {key}").cls for key in ("acme-key", "none", "beta-key")] == [
+        "premium", "standard", "batch",
+    ]  # fmt: skip
+
+
+def test_work_whose_body_is_not_read_has_a_class_too() -> None:
+    rig = Rig("class_rules: [{class: batch, route: /v1/audio}]")
+    assert rig.ask(target="/v1/audio/speech").cls == "batch"
+    assert rig.ask("x-priority: batch", target="/generate").cls == "batch"
+
+
+# What is not for callers.
+
+
+@pytest.mark.parametrize("path", DENY_PATHS)
+def test_an_engines_own_administration_is_closed(path: str) -> None:
+    rig = Rig()
+    for method in ("GET", "POST", "PUT"):
+        for target in (path, f"{path}?a=b", f"{path}/", f"{path}/deeper", f"/{path}", f"http://h{path}"):
+            assert rig.reason(rig.ask(method=method, target=target)) == "forbidden"
+
+
+@pytest.mark.parametrize(
+    "target", ["/%73leep", "/x/../sleep", "/./sleep", "//sleep//", "/x%2f..%2fsleep", "/sleep?/x"]
+)
+def test_no_spelling_opens_it(target: str) -> None:
+    rig = Rig()
+    assert rig.reason(rig.ask(target=target)) == "forbidden"
+
+
+@pytest.mark.parametrize("target", ["/sleepy", "/v1/sleep", "/Sleep", "/?/sleep", "/v1/models"])
+def test_neighbours_stay_open(target: str) -> None:
+    rig = Rig()
+    assert rig.reason(rig.ask(method="GET", target=target)) == ""
+
+
+def test_the_closed_paths_can_be_chosen() -> None:
+    rig = Rig(engine=", deny_paths: [/v1/files/]")
+    found = [rig.reason(rig.ask(target=target)) for target in ("/v1/files", "/v1/files/1", "/sleep")]
+    assert found == ["forbidden", "forbidden", ""]
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("POST", "/v1/chat/completions"), ("GET", "/metrics"), ("POST", "/sleep")]
+)
+def test_a_pod_that_goes_away_takes_nothing_new(method: str, target: str) -> None:
+    rig = Rig("unknown_keys: reject")
+    rig.lifecycle.draining = True
+    x = rig.ask(method=method, target=target)
+    assert (rig.reason(x), x.path) == ("draining", target)
+    assert rig.answers[x].retry_after_s == 1.2
+
+
+@pytest.mark.parametrize("expect", ["200-ok", "100-continue, x", ""])
+def test_another_expectation_is_not_met(expect: str) -> None:
+    rig = Rig()
+    assert rig.reason(rig.ask(f"expect: {expect}", complete=False)) == "expectation"
+
+
+# Bodies.
+
+
+def test_a_body_that_is_here_is_read() -> None:
+    rig = Rig()
+    rig.catalog.load(b'{"data": [{"id": "llama"}]}')
+    body = b'{"model": "llama", "stream": true, "max_tokens": 7}'
+    x = rig.ask(body=body)
+    assert (x.body, x.model, x.stream, x.max_tokens) == (body, "llama", True, 7)
+    assert rig.ask(body=b'{"model": "unheard-of"}').model == "other"
+
+
+def test_a_body_that_is_still_coming_is_waited_for() -> None:
+    rig = Rig(TENANTS)
+    x = rig.ask(AS_ACME, body=b'{"service_tier":', length=None, complete=False)
+    assert (x.state, wanted(x)) == (WAITING, 1)
+    send(x, b' "fl', complete=False)
+    assert x.state == WAITING
+    send(x, b'ex"}', complete=True)
+    assert (x.state, x.body, x.cls, wanted(x)) == (FORWARDED, b'{"service_tier": "flex"}', "batch", 1)
+    assert x.when_body is None
+
+
+def test_a_body_that_streams_through_is_asked_for_and_not_touched() -> None:
+    x = Rig().ask(target="/v1/audio/transcriptions", body=b"RIFF", length=100, complete=False)
+    assert (x.state, wanted(x), x.body, x.request.chunks) == (FORWARDED, 1, None, [b"RIFF"])
+
+
+def test_a_request_that_is_whole_is_asked_for_nothing() -> None:
+    rig = Rig()
+    assert [wanted(rig.ask()), wanted(rig.ask(method="GET", target="/v1/models", body=b""))] == [0, 0]
+
+
+def test_a_body_that_says_it_is_too_large_is_not_asked_for() -> None:
+    rig = Rig("max_body_bytes: 1024")
+    x = rig.ask(body=b"", length=1025, complete=False)
+    assert (rig.reason(x), wanted(x)) == ("body_too_large", 0)
+    assert rig.answers[x].message == "The body may have 1024 bytes."
+    assert rig.reason(rig.ask(body=b"x" * 1024)) == ""
+
+
+def test_a_body_that_grows_too_large_is_refused_when_it_does() -> None:
+    rig = Rig("max_body_bytes: 1024")
+    x = rig.ask(body=b"x" * 1024, length=None, complete=False)
+    assert x.state == WAITING
+    send(x, b"x", complete=False)
+    assert (rig.reason(x), x.state) == ("body_too_large", DONE)
+    send(x, b"x", complete=True)
+    assert x.body is None
+    assert rig.reason(rig.ask(body=b"x" * 1025, length=None)) == "body_too_large"
+
+
+def test_only_a_body_that_is_held_has_a_largest_size() -> None:
+    rig = Rig("max_body_bytes: 1024")
+    assert rig.reason(rig.ask(target="/v1/files", body=b"", length=10**9, complete=False)) == ""
+
+
+def test_the_body_of_one_who_left_is_not_read() -> None:
+    rig = Rig()
+    x = rig.ask(body=b"{", length=None, complete=False)
+    x.pipeline.complete(x)
+    send(x, b"}", complete=True)
+    assert (x.state, x.body, rig.forwarded) == (DONE, None, [])
+
+
+# How long, how often, from where.
+
+
+def test_the_deadline_counts_from_the_arrival_here() -> None:
+    rig = Rig()
+    assert rig.ask("x-request-timeout-ms: 2500").deadline == rig.clock.now() + 2.5
+    assert rig.ask().deadline is None
+
+
+def test_only_a_trusted_proxy_says_when_a_request_started() -> None:
+    rig = Rig("trusted_proxies: [10.0.0.0/8]")
+    fields = ("x-request-timeout-ms: 5000", f"x-request-start: t={rig.clock.wall() - 3:.3f}")
+    assert rig.ask(*fields, peer=PROXY).deadline == pytest.approx(rig.clock.now() + 2.0)
+    assert rig.ask(*fields, peer=CALLER).deadline == rig.clock.now() + 5.0
+
+
+@pytest.mark.parametrize(
+    ("count", "repeat"),
+    [("0", 0), ("2", 2), ("", 0), ("-1", 0), ("1.5", 0), ("many", 0), ("101", 100), ("9" * 400, 100)],
+)
+def test_a_repeat_is_counted(count: str, repeat: int) -> None:
+    assert Rig().ask(f"x-stainless-retry-count: {count}").repeat == repeat
+
+
+@pytest.mark.parametrize(
+    ("peer", "fields", "client_ip"),
+    [
+        (CALLER, [], CALLER),
+        (CALLER, ["x-forwarded-for: 198.51.100.1"], CALLER),
+        (PROXY, [], PROXY),
+        (PROXY, ["x-forwarded-for: 198.51.100.1"], "198.51.100.1"),
+        (PROXY, ["x-forwarded-for: 203.0.113.9, 198.51.100.1"], "198.51.100.1"),
+        (PROXY, ["x-forwarded-for: 203.0.113.9, 198.51.100.1, 10.9.9.9"], "198.51.100.1"),
+        # A proxy may append a field of its own: the last word is the trusted one's.
+        (PROXY, ["x-forwarded-for: 203.0.113.9", "x-forwarded-for: 198.51.100.1"], "198.51.100.1"),
+    ],
+)
+def test_a_callers_address_is_believed_from_trusted_proxies_alone(
+    peer: str, fields: list[str], client_ip: str
+) -> None:
+    assert Rig("trusted_proxies: [10.0.0.0/8]").ask(*fields, peer=peer).client_ip == client_ip
+
+
+# What is work.
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "is_work", "is_openai"),
+    [
+        ("POST", "/v1/chat/completions", True, True),
+        ("GET", "/v1/models", False, True),
+        ("GET", "/health", False, False),
+        ("POST", "/tokenize", False, False),
+        ("POST", "/generate", True, False),
+    ],
+)
+def test_what_is_work(method: str, target: str, is_work: bool, is_openai: bool) -> None:
+    x = Rig().ask(method=method, target=target)
+    assert (x.is_work, x.is_openai, x.path) == (is_work, is_openai, target)
+
+
+def test_what_is_remembered_of_targets_is_bounded_and_stays_right() -> None:
+    rig = Rig()
+    for i in range(3000):
+        assert rig.ask(method="GET", target=f"/{i}").path == f"/{i}"
+    stage = rig.pipeline._enter[0].__self__  # type: ignore[attr-defined]
+    assert len(stage._routes) <= 1024
+    assert rig.reason(rig.ask(target="/sleep?" + "x" * 10_000)) == "forbidden"
+    assert rig.reason(rig.ask(target="/sleep")) == "forbidden"
+    assert rig.ask(method="GET", target="/1").path == "/1"
+    assert not rig.ask(method="GET").is_work, "the method is remembered with the target"
+    assert rig.ask().is_work
