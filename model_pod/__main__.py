@@ -48,7 +48,7 @@ async def serve(settings: Settings) -> int:
     health = Health(settings.health_listen, settings.served_model_name) if settings.health_listen else None
     try:
         engine = make_engine(settings)
-        await _until(stop, engine.start())
+        await wait_for(engine.start(), stop)
         if stop.is_set():
             _leave_now()
         try:
@@ -73,7 +73,7 @@ async def _serve_http(settings: Settings, engine: Engine, health: Health | None,
             health.set(serving=True)
             log.info("grpc.health.v1 on port %d", health.port)
         print(f"ready http://{address}", flush=True)
-        await _until(stop, engine.died.wait())
+        await wait_for(engine.died.wait(), stop)
         if health:
             health.set(serving=False)
         await site.stop()
@@ -90,7 +90,7 @@ def _leave_now() -> NoReturn:
     os._exit(0)
 
 
-async def _until(stop: asyncio.Event, work: Awaitable[object]) -> None:
+async def wait_for(work: Awaitable[object], stop: asyncio.Event) -> None:
     """Wait for `work` or the signal; raises what `work` raises."""
     tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())]
     try:

@@ -42,13 +42,7 @@ class Pod:
     url: str
     port: int
     model: str
-
-    @property
-    def client(self) -> openai.OpenAI:
-        direct = openai.DefaultHttpxClient(trust_env=False)
-        return openai.OpenAI(
-            base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60, http_client=direct
-        )
+    client: openai.OpenAI
 
     def get(self, path: str) -> str:
         with DIRECT.open(self.url + path, timeout=30) as response:
@@ -73,7 +67,11 @@ def running(*args: str, model: str, log: Path) -> Iterator[Pod]:
         watchdog.cancel()
         assert line.startswith("ready http://"), log.read_text()
         url = line.split()[1]
-        yield Pod(process, url, int(url.rpartition(":")[2]), model)
+        direct = openai.DefaultHttpxClient(trust_env=False)
+        with openai.OpenAI(
+            base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60, http_client=direct
+        ) as client:
+            yield Pod(process, url, int(url.rpartition(":")[2]), model, client)
     finally:
         watchdog.cancel()
         process.terminate()
@@ -207,26 +205,28 @@ def test_sigterm_lets_an_answer_finish_and_exits_0(tmp_path):
         with grpc.insecure_channel(f"127.0.0.1:{health}") as channel:
             request = health_pb2.HealthCheckRequest(service="fake")
             assert health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status == 1
-        chunks = iter(ask(pod, stream=True, max_tokens=100))
-        next(chunks)
-        pod.process.send_signal(signal.SIGTERM)
-        assert [*chunks][-1].choices[0].finish_reason == "length"
+        with ask(pod, stream=True, max_tokens=100) as chunks:
+            next(chunks)
+            pod.process.send_signal(signal.SIGTERM)
+            assert [*chunks][-1].choices[0].finish_reason == "length"
         assert pod.process.wait(timeout=30) == 0
 
 
 def test_sigint_cuts_off_what_outlasts_the_grace_and_exits_0(tmp_path):
     with running(*FAKE, "--grace-s", "0", model="fake", log=tmp_path / "log") as pod:
-        chunks = iter(ask(pod, stream=True, max_tokens=10_000))
-        next(chunks)
-        pod.process.send_signal(signal.SIGINT)
-        with pytest.raises(openai.APIError, match="stopping"):
-            list(chunks)
+        with ask(pod, stream=True, max_tokens=10_000) as chunks:
+            next(chunks)
+            pod.process.send_signal(signal.SIGINT)
+            with pytest.raises(openai.APIError, match="stopping"):
+                list(chunks)
         assert pod.process.wait(timeout=30) == 0
 
 
 def test_sigterm_ends_a_transformers_pod_in_the_middle_of_an_answer(cache):
-    with running(*tiny(cache), "--grace-s", "0", model="tiny", log=cache / "stopped.log") as pod:
-        chunks = iter(ask(pod, stream=True, max_tokens=1500, extra_body={"ignore_eos": True}))
+    with (
+        running(*tiny(cache), "--grace-s", "0", model="tiny", log=cache / "stopped.log") as pod,
+        ask(pod, stream=True, max_tokens=1500, extra_body={"ignore_eos": True}) as chunks,
+    ):
         next(chunks)
         pod.process.send_signal(signal.SIGTERM)
         assert pod.process.wait(timeout=30) == 0

@@ -123,6 +123,16 @@ def test_the_least_urgent_is_preempted_under_priority_scheduling():
     assert (batch.running, batch.to_prefill) == (False, 12)
 
 
+def test_a_step_that_evicts_admits_nobody():
+    engine = scheduler(kv_tokens=24, prefill_chunk=100, max_running=2, by_priority=True)
+    for name in "ab":
+        engine.add(Sequence(10, 12, 5, name))
+    engine.step()
+    engine.step()
+    engine.add(Sequence(1, 2, 0, "urgent"))  # waits for a seat
+    assert [names(engine.step().admitted) for _ in range(2)] == [[], ["urgent"]]
+
+
 def test_a_cancelled_sequence_frees_its_seat_and_its_kv_at_once():
     engine = scheduler(max_running=1)
     running, waiting = Sequence(50, 9), Sequence(50, 9)
