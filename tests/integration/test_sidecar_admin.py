@@ -180,10 +180,15 @@ def test_the_log_level_changes_at_once(tmp_path: Path) -> None:
 
 
 def test_an_endpoint_shows_what_it_does(pod: Pod, tmp_path: Path) -> None:
-    with sidecar(tmp_path, sidecar_settings(pod.port)) as gate, gate.asking(max_tokens=ENDLESS):
-        pod.wait_until_generating(1)
-        endpoints = ask(f"{gate.admin}/debug/endpoints").json()
-        assert endpoints == [{"address": f"{HOST}:{pod.port}", "healthy": True, "in_flight": 1}]
+    def endpoints(in_flight: int) -> bool:
+        shown = {"address": f"{HOST}:{pod.port}", "healthy": True, "in_flight": in_flight}
+        return ask(f"{gate.admin}/debug/endpoints").json() == [shown]
+
+    with sidecar(tmp_path, sidecar_settings(pod.port)) as gate:
+        with gate.asking(max_tokens=ENDLESS):
+            pod.wait_until_generating(1)
+            assert endpoints(1)
+        gate.process.wait_for(lambda: endpoints(0), what="nothing in flight")
 
 
 def health(gate: Sidecar) -> set[int]:
