@@ -2,7 +2,7 @@
 
 from sidecar.exchange import Exchange, Reply
 from sidecar.http1.request import Request
-from sidecar.pipeline import Pipeline, Stage
+from sidecar.pipeline import Pipeline, Ready, Stage
 from tests.harness.clock import FakeClock
 
 CHAT = "/v1/chat/completions"
@@ -28,11 +28,17 @@ class Asker:
         self.clock = clock or FakeClock()
         self.answers: dict[Exchange, Reply] = {}
         self.forwarded: list[Exchange] = []
-        self.pipeline = Pipeline(
+        self._ready = Ready()
+        self.pipeline = self.pipeline_of(*stages)
+
+    def pipeline_of(self, *stages: Stage) -> Pipeline:
+        """Another pipeline beside the first, as after a reload."""
+        return Pipeline(
             stages,
             retry_at=len(stages),
             forward=self.forwarded.append,
             answer=self.answers.__setitem__,
+            ready=self._ready,
         )
 
     def ask(
@@ -44,15 +50,18 @@ class Asker:
         length: int | None = -1,
         complete: bool = True,
         peer: str = "192.0.2.7",
+        refused: Reply | None = None,
+        pipeline: Pipeline | None = None,
     ) -> Exchange:
         """`length` is the body's own unless given (None: chunked); not `complete`: there is more to come."""
         pairs = [field.encode("latin-1").partition(b": ") for field in fields]
         head = [(name, value) for name, _, value in pairs]
         request = Request(method.encode(), target.encode("latin-1"), "1.1", head, True)
         request.length = len(body) if length == -1 else length
-        x = Exchange(request, FakeClient(peer), self.pipeline, self.clock.now())
+        x = Exchange(request, FakeClient(peer), pipeline or self.pipeline, self.clock.now())
+        x.refusal = refused
         send(x, body, complete=complete, tell=False)
-        self.pipeline.start(x)
+        x.pipeline.start(x)
         return x
 
     def reason(self, x: Exchange) -> str:
