@@ -1,0 +1,36 @@
+"""What an exchange is before any stage has seen it."""
+
+import pytest
+
+from sidecar.exchange import PARKED, RUNNING, Exchange, Parked, Reply
+from tests.unit.sidecar.stages.asker import Asker
+
+
+def fresh() -> Exchange:
+    return Asker().ask(peer="192.0.2.7")
+
+
+def test_nothing_is_known_and_nothing_is_held() -> None:
+    asker = Asker()
+    x = Exchange(asker.ask().request, fresh().client, asker.pipeline, 7.0)
+    assert (x.state, x.entered, x.pending, x.attempt, x.refusal) == (RUNNING, 0, 0, 1, None)
+    assert (x.arrived, x.parked, x.waited, x.dispatched, x.responded) == (7.0, 0.0, 0.0, 0.0, 0.0)
+    assert (x.tenant, x.cls, x.model) == ("anonymous", "standard", "other")
+    assert (x.is_work, x.deadline, x.repeat) == (False, None, 0)
+    assert (x.status, x.reason, x.bytes_out, x.endpoint, x.upstream, x.body) == (0, "", 0, None, None, None)
+
+
+def test_until_a_proxy_is_trusted_the_caller_is_the_peer() -> None:
+    assert fresh().client_ip == "192.0.2.7"
+
+
+def test_it_has_only_the_fields_it_names() -> None:
+    x = fresh()
+    with pytest.raises(AttributeError):
+        x.tennant = "acme"  # type: ignore[attr-defined]
+    assert all(hasattr(x, name) for name in Exchange.__slots__)
+
+
+def test_verdicts_are_told_apart_by_identity_and_type() -> None:
+    assert isinstance(PARKED, Parked)
+    assert not isinstance(PARKED, Reply)
