@@ -49,6 +49,13 @@ class Settings:
     lengths: Lengths
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def parse(argv: Sequence[str] | None = None) -> Settings:
     """Read the command line; exits with status 2 and a message when it is wrong."""
     parser = _parser()
@@ -69,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m model_pod",
         description="An OpenAI-compatible model server. Prints `ready http://HOST:PORT` when it serves; "
         "SIGTERM and SIGINT end it cleanly.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     add = parser.add_argument

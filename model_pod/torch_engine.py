@@ -140,10 +140,7 @@ class TransformersEngine:
         folder = settings.model or str(ensure_tiny(settings.cache_dir))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         log.info("loading %s on %s", folder, device)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype="auto", attn_implementation="sdpa"
-        )
+        tokenizer, model = _read(folder)
         model.to(device).eval()
         config = model.config.get_text_config()
         self._vocabulary = Vocabulary(tokenizer, config.vocab_size, _ends(model, tokenizer))
@@ -186,6 +183,19 @@ class TransformersEngine:
             if progress.scheduled_at is not None:
                 answer.sink.on_scheduled(progress.scheduled_at)
             answer.sink.on_tokens(progress.text, progress.count, progress.finish)
+
+
+def _read(folder: str) -> tuple[Any, Any]:
+    """The tokenizer and the model in a folder. Raises OSError that names it."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype="auto", attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        log.debug("loading failed", exc_info=error)
+        raise OSError(f"cannot load a model from {folder}: {error}") from error
+    return tokenizer, model
 
 
 def _ends(model: Any, tokenizer: Any) -> frozenset[int]:

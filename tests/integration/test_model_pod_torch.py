@@ -191,6 +191,11 @@ def test_a_cancelled_request_frees_its_slot(model, request):
     run(request.getfixturevalue(model), scene)
 
 
+def test_a_folder_without_a_model_is_named(torch, tmp_path):
+    with pytest.raises(OSError, match=str(tmp_path)):
+        run(tmp_path, None)
+
+
 def test_text_is_never_broken(tiny):
     async def scene(engine):
         prompt = await engine.chat_prompt([{"role": "user", "content": "grün 門 🚪"}])
