@@ -183,11 +183,13 @@ def test_what_was_learnt_survives_a_reload(pod: Pod, log: pytest.LogCaptureFixtu
             caller.send(b"GET /sleep HTTP/1.1\r\nhost: a\r\n\r\n")
             assert await caller.answer() == (403, "forbidden")
             kept = app.gate, app.metrics, app.receipts, app.endpoint, app.context.connections
+            ready = app.context.pipeline._ready
             pod.write("admission: {max_in_flight: 3, max_queue: 4}", "telemetry: {receipts: 5}")
             app.reload()
             await until(lambda: "the new configuration is in force" in log.text)
             assert (app.gate, app.metrics, app.receipts, app.endpoint, app.context.connections) == kept
             assert (app.gate.limit, app.gate.max_queue) == (3, 4)
+            assert app.context.pipeline._ready is ready, "the old and the new one wake each other's exchanges"
             assert [record.reason for record in app.receipts.last(10)] == ["forbidden"]
 
     in_loop(scenario())

@@ -215,6 +215,19 @@ def test_a_rewritten_request_queues_again() -> None:
     assert (first.state, second.state, rig.counts()) == (WAITING, FORWARDED, (1, 1))
 
 
+def test_who_queues_again_has_all_its_time_again() -> None:
+    rig = Rig()
+    first, second, third = rig.ask_several(3)
+    rig.pass_time(8.0)
+    finish(first)
+    second.pipeline.retry(second, at=1)
+    assert (second.state, third.state) == (WAITING, FORWARDED)
+    rig.pass_time(8.0)
+    assert second.state == WAITING
+    finish(third)
+    assert (second.state, second.waited) == (FORWARDED, 16.0)
+
+
 # Reloads.
 
 

@@ -154,6 +154,13 @@ def test_the_callers_word_goes_before_a_rule_and_nonsense_is_no_word() -> None:
     assert rig.ask(AS_ACME, "x-priority: urgent", target="/v1/embeddings").cls == "batch"
 
 
+def test_a_rule_for_a_key_is_about_that_key() -> None:
+    rig = Rig(f'class_rules: [{{class: batch, key_sha256: ["{ACME}"]}}]')
+    assert [rig.ask(*fields).cls for fields in ([AS_ACME], ["api-key: other"], [])] == [
+        "batch", "standard", "standard",
+    ]  # fmt: skip
+
+
 def test_a_rule_does_not_raise_either() -> None:
     rig = Rig(f"{TENANTS}\nclass_rules: [{{class: premium, route: /v1}}]")
     assert [rig.ask(f"api-key: {key}").cls for key in ("acme-key", "none", "beta-key")] == [
