@@ -112,7 +112,9 @@ class ResponseReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.head is None:
-            self._fields.append((name.lower(), value.rstrip()))
+            name = name.lower()
+            # llhttp does not know `chunked` by its name when a tab follows: then nor must we.
+            self._fields.append((name, value if name == b"transfer-encoding" else value.rstrip()))
 
     def on_headers_complete(self) -> None:
         if self.complete:
@@ -122,6 +124,7 @@ class ResponseReader:
         self._fields = []
         if parser.get_http_version() not in ("1.1", "1.0"):
             raise ProtocolError(UPSTREAM_PROTOCOL, f"HTTP/{parser.get_http_version()}")
+        self._check(head)
         if head.status < 200:
             if head.status == 101:
                 raise ProtocolError(UPSTREAM_PROTOCOL, "an upgrade nobody asked for")
@@ -129,7 +132,6 @@ class ResponseReader:
                 raise ProtocolError(UPSTREAM_PROTOCOL, "a status below 100")
             self.interim.append(head)
             return
-        self._check(head)
         self.head = head
         if self._no_body:
             # llhttp cannot be told that an answer to HEAD ends here: its state is of no more use.

@@ -110,6 +110,8 @@ def test_interim_answers_are_apart() -> None:
         answer(b"200 OK", b"", CHUNKED, CHUNKED),
         answer(b"200 OK", b"", b"transfer-encoding: gzip, chunked"),
         answer(b"200 OK", b"", b"transfer-encoding: gzip"),
+        answer(b"200 OK", b"", CHUNKED + b"\t"),
+        answer(b"103 Early", b"", b"transfer-encoding: gzip"),
         answer(b"200 OK", b"", b"content-length: 1", b"content-length: 1"),
         answer(b"200 OK", b"", b"content-length: 1, 1"),
         answer(b"200 OK", b"", b"content-length: +1"),
