@@ -10,8 +10,17 @@ from typing import Any
 
 import pytest
 
-from tests.harness.processes import HOST, Running, free_port, missing, running
-from tests.harness.sidecars import HELLO, Reply, Sidecar, ask, chat_body, sidecar, sidecar_settings
+from tests.harness.processes import HOST, Running, missing, running
+from tests.harness.sidecars import (
+    HELLO,
+    Reply,
+    Sidecar,
+    ask,
+    chat_body,
+    quiet_port,
+    sidecar,
+    sidecar_settings,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -49,9 +58,9 @@ class Engine:
 
 @pytest.fixture(scope="module")
 def engine(model: Path, folder: Path) -> Iterator[Engine]:
-    port = free_port()
+    port = quiet_port()
     command = Path(sys.executable).with_name("transformers")
-    argv = [command, "serve", model, "--device", "cpu", "--host", HOST, "--port", str(port)]
+    argv = [str(command), "serve", str(model), "--device", "cpu", "--host", HOST, "--port", str(port)]
     hub = folder / "hub"
     hub.mkdir()
     env = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub), "OMP_NUM_THREADS": "1"}

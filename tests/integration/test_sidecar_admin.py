@@ -15,8 +15,18 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.harness.processes import HOST, free_port, listens
-from tests.harness.sidecars import Pod, Sidecar, ask, chat_body, fake_pod, sidecar, sidecar_settings
+from tests.harness.processes import HOST, listens
+from tests.harness.sidecars import (
+    Pod,
+    Sidecar,
+    ask,
+    chat_body,
+    fake_pod,
+    quiet_port,
+    quiet_ports,
+    sidecar,
+    sidecar_settings,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -96,7 +106,7 @@ def why_unready(gate: Sidecar) -> str:
 
 
 def test_ready_says_why_not(tmp_path: Path) -> None:
-    port = free_port()
+    port = quiet_port()
     health = {"kind": "http", "interval_s": 0.1}
     with sidecar(tmp_path, sidecar_settings(port, engine={"health": health})) as gate:
         assert why_unready(gate) == f"the engine at {HOST}:{port} is not healthy"
@@ -166,7 +176,7 @@ def test_the_log_level_changes_at_once(tmp_path: Path) -> None:
         assert gate.chat().status == 502
         return gate.process.text().count(" WARNING headgate.connections: ")
 
-    with sidecar(tmp_path, sidecar_settings(free_port())) as gate:
+    with sidecar(tmp_path, sidecar_settings(quiet_port())) as gate:
         url = f"{gate.admin}/log-level"
         assert warnings(gate) == 1
         assert (answer := ask(f"{url}?level=error", "PUT")).status == 200
@@ -182,7 +192,7 @@ def test_the_log_level_changes_at_once(tmp_path: Path) -> None:
 def test_an_endpoint_shows_what_it_does(pod: Pod, tmp_path: Path) -> None:
     def endpoints(in_flight: int) -> bool:
         shown = {"address": f"{HOST}:{pod.port}", "healthy": True, "in_flight": in_flight}
-        return ask(f"{gate.admin}/debug/endpoints").json() == [shown]
+        return bool(ask(f"{gate.admin}/debug/endpoints").json() == [shown])
 
     with sidecar(tmp_path, sidecar_settings(pod.port)) as gate:
         with gate.asking(max_tokens=ENDLESS):
@@ -203,7 +213,8 @@ def health(gate: Sidecar) -> set[int]:
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_the_health_port_follows_the_engine_and_the_drain(tmp_path: Path, kind: str) -> None:
-    engine_port, engine_health, own = free_port(), f"{HOST}:{free_port()}", f"{HOST}:{free_port()}"
+    engine_port, health_port, own_port = quiet_ports(3)
+    engine_health, own = f"{HOST}:{health_port}", f"{HOST}:{own_port}"
     asked = {"kind": kind, "interval_s": 0.1} | ({"address": engine_health} if kind == "grpc" else {})
     options = ("--step-ms", "2", "--health-listen", engine_health)
     settings = sidecar_settings(engine_port, engine={"health": asked}, health_listen=own)

@@ -13,7 +13,6 @@ import openai
 import pytest
 import yaml
 
-from tests.harness.processes import free_port
 from tests.harness.sidecars import (
     HELLO,
     Pod,
@@ -22,6 +21,7 @@ from tests.harness.sidecars import (
     ask,
     chat_body,
     fake_pod,
+    quiet_port,
     replace_text,
     sidecar,
     sidecar_settings,
@@ -98,7 +98,7 @@ def load(gate: Sidecar) -> Iterator[Load]:
 def tenant_of(gate: Sidecar, key: str) -> str:
     """Whom the sidecar takes the owner of `key` for."""
     gate.chat(headers={"authorization": f"Bearer {key}", "x-request-id": (mine := os.urandom(8).hex())})
-    return next(each["tenant"] for each in gate.decisions() if each["request_id"] == mine)
+    return next(str(each["tenant"]) for each in gate.decisions() if each["request_id"] == mine)
 
 
 def too_large(gate: Sidecar) -> bool:
@@ -187,7 +187,7 @@ def shared(pod: Pod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidec
 
 @pytest.mark.parametrize("key", ["listen", "admin", "health_listen", "mesh"])
 def test_what_needs_a_restart_says_so(shared: Sidecar, key: str) -> None:
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{quiet_port()}"
     value = {"pod": "pod-0"} if key == "mesh" else address
     redis = {"redis": {"url": "redis://127.0.0.1:1/0"}} if key == "mesh" else {}
     shared.write(shared.settings | redis | {key: value, "tenants": []})
