@@ -7,8 +7,8 @@ than the sidecar does.
 """
 
 import contextlib
-import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -16,10 +16,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tests.harness.processes import envoy_binary, free_port
 
+ONE_WORKER = ("--concurrency", "1", "--disable-hot-restart", "-l", "off")
 TICKS = os.sysconf("SC_CLK_TCK")
 SIDECAR = """
 listen: 127.0.0.1:{port}
@@ -27,66 +27,34 @@ admin: 127.0.0.1:{admin}
 engine: {{address: 127.0.0.1:{engine}}}
 telemetry: {{access_log: sampled}}
 """
-
-
-def envoy_config(port: int, engine: int) -> dict[str, Any]:
-    """Envoy as a plain HTTP/1.1 proxy."""
-    manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3"
-        ".HttpConnectionManager",
-        "stat_prefix": "bench",
-        "codec_type": "HTTP1",
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "all",
-                    "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "engine", "timeout": "0s"}}],
-                }
-            ]
-        },
-        "http_filters": [
-            {
-                "name": "router",
-                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
-            }
-        ],
-    }
-    return {
-        "static_resources": {
-            "listeners": [
-                {
-                    "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-                    "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-                }
-            ],
-            "clusters": [
-                {
-                    "name": "engine",
-                    "type": "STATIC",
-                    "load_assignment": {
-                        "cluster_name": "engine",
-                        "endpoints": [
-                            {
-                                "lb_endpoints": [
-                                    {
-                                        "endpoint": {
-                                            "address": {
-                                                "socket_address": {
-                                                    "address": "127.0.0.1",
-                                                    "port_value": engine,
-                                                }
-                                            }
-                                        }
-                                    }
-                                ]
-                            }
-                        ],
-                    },
-                }
-            ],
-        }
-    }
+_TYPE = "type.googleapis.com/envoy.extensions.filters"
+ENVOY = """
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": {type}.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: bench
+          codec_type: HTTP1
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes: [{{match: {{prefix: /}}, route: {{cluster: engine, timeout: 0s}}}}]
+          http_filters:
+          - {{name: router, typed_config: {{"@type": {type}.http.router.v3.Router}}}}
+  clusters:
+  - name: engine
+    type: STATIC
+    load_assignment:
+      cluster_name: engine
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {engine}}}}}}}
+"""
 
 
 @contextlib.contextmanager
@@ -132,8 +100,6 @@ def load(kind: str, pid: int, port: int, connections: int, seconds: float) -> fl
 
 def wait_for(port: int) -> None:
     """Until somebody listens."""
-    import socket
-
     for _ in range(200):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
             return
@@ -148,14 +114,14 @@ def run(rounds: int = 3, seconds: float = 3.0) -> dict[str, dict[str, float]]:
         assert engine.stdout is not None
         engine_port = int(engine.stdout.readline())
         ports = {"sidecar": free_port(), "envoy": free_port()}
-        sidecar_file, envoy_file = Path(folder, "sidecar.yaml"), Path(folder, "envoy.json")
+        sidecar_file, envoy_file = Path(folder, "sidecar.yaml"), Path(folder, "envoy.yaml")
         sidecar_file.write_text(
             SIDECAR.format(port=ports["sidecar"], admin=free_port(), engine=engine_port)
         )
-        envoy_file.write_text(json.dumps(envoy_config(ports["envoy"], engine_port)))
+        envoy_file.write_text(ENVOY.format(port=ports["envoy"], engine=engine_port, type=_TYPE))
         commands = {
             "sidecar": [sys.executable, "-m", "sidecar", "--config", str(sidecar_file)],
-            "envoy": [envoy_binary(), "-c", str(envoy_file), "--concurrency", "1", "-l", "off"],
+            "envoy": [str(envoy_binary()), "-c", str(envoy_file), *ONE_WORKER],
         }
         pids = {}
         for name, command in commands.items():
