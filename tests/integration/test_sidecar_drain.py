@@ -26,7 +26,7 @@ from tests.harness.sidecars import (
 pytestmark = pytest.mark.integration
 
 STREAMS = 200
-ANSWER_TOKENS = 24
+ANSWER_TOKENS = 60
 ENDLESS = 20_000  # tokens: longer than any test
 
 
@@ -71,18 +71,19 @@ class Streams:
         self._readers: list[asyncio.StreamReader] = []
         self._writers: list[asyncio.StreamWriter] = []
 
-    async def begin(self, gate: Sidecar, count: int, max_tokens: int) -> None:
-        """All have their first event."""
+    async def send(self, gate: Sidecar, count: int, max_tokens: int) -> None:
         body = chat_body(stream=True, max_tokens=max_tokens)
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
         for _ in range(count):
             reader, writer = await asyncio.open_connection(HOST, gate.port)
-            writer.write(
-                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
-            )
-            writer.write(body)
+            writer.write(head + body)
             self._readers.append(reader)
             self._writers.append(writer)
-        self.got = [await reader.readuntil(b"\n\n") for reader in self._readers]
+        self.got = [b""] * count
+
+    async def begun(self) -> None:
+        """The last one has its first event."""
+        self.got[-1] = await self._readers[-1].readuntil(b"\n\n")
 
     async def rest(self) -> None:
         """Read on until every connection is closed."""
@@ -117,7 +118,10 @@ def test_every_stream_comes_to_its_end(pod: Pod, tmp_path: Path, tell: Callable[
     async def scenario(gate: Sidecar) -> list[bytes]:
         streams = Streams()
         try:
-            await streams.begin(gate, STREAMS, ANSWER_TOKENS)
+            with frozen(pod):  # so that all begin together, and none has ended when the last begins
+                await streams.send(gate, STREAMS, ANSWER_TOKENS)
+                gate.wait_for_gauges(in_flight=STREAMS)
+            await streams.begun()
             with frozen(pod):
                 assert gate.gauges()["in_flight"] == STREAMS
                 tell(gate)
@@ -160,7 +164,8 @@ def test_what_outlasts_drain_s_is_cut_and_looks_cut(pod: Pod, tmp_path: Path) ->
     async def scenario(gate: Sidecar) -> bytes:
         streams = Streams()
         try:
-            await streams.begin(gate, 1, ENDLESS)
+            await streams.send(gate, 1, ENDLESS)
+            await streams.begun()
             term(gate)
             await streams.rest()
         finally:
