@@ -231,4 +231,4 @@ def test_the_client_comes_back_when_it_was_told_to(
             narrow.process.wait_for(lambda: refusals, what="the first refusal")
         served.result()
     waits = re.findall(r"Retrying request\b.* in ([0-9.]+) seconds", caplog.text)
-    assert [float(wait) * 1000 for wait in waits] == [float(ms) for ms in refusals]
+    assert [round(float(wait) * 1000) for wait in waits] == [int(ms) for ms in refusals]
