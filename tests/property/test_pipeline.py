@@ -167,9 +167,10 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), verdict=st.sampled_from([None, RATE_LIMITED]))
     def pending_answer_comes(self, data: st.DataObject, verdict: Any) -> None:
         x = data.draw(st.sampled_from([x for x in self.all if x.pending]))
+        before = x.state
         x.pipeline.release(x, Reply(verdict) if verdict else None)
-        if verdict:
-            assert (x.state, self.rig.reasons.get(x, "gone")) in ((DONE, "rate_limited"), (DONE, "gone"))
+        if verdict and before != DONE:
+            assert (x.state, self.rig.reasons[x]) == (DONE, "rate_limited")
 
     @precondition(lambda self: self.in_state(WAITING))
     @rule(data=st.data())
