@@ -228,16 +228,19 @@ class Wire:
         self.gate.limit = decoded.admission.max_in_flight
         self.gate.max_queue = decoded.admission.max_queue
         trust = Trust(decoded.trusted_proxies)
+        admit = Admit(decoded.admission, self.gate, self.clock, self.timers)
         stages: list[Stage] = [
             Account(self.clock, self.metrics, self.access_log, self.receipts),
             Identify(decoded, self.clock, self.catalog, trust, self.lifecycle),
-            Admit(decoded.admission, self.gate, self.clock, self.timers),
+            admit,
             Pick([self.endpoint], self.clock, 5.0),
         ]
         pipeline = Pipeline(
             stages, retry_at=3, forward=self.context.connections.send, answer=_answer, ready=self._ready
         )
         self.context.configure(decoded, pipeline, trust)
+        admit.let_in()
+        self.settle()
 
     def client(self, peer: str = "192.0.2.7") -> Client:
         """A new connection from `peer`; from a unix socket when that is empty."""
