@@ -162,20 +162,22 @@ class App:
         self.gate.max_queue = config.admission.max_queue
         logging.getLogger("headgate").setLevel(config.log_level.upper())
         trust = Trust(config.trusted_proxies)
-        self.context.configure(config, self._pipeline(config, trust), trust)
+        admit = Admit(config.admission, self.gate, self.clock, self.timers)
+        self.context.configure(config, self._pipeline(config, trust, admit), trust)
+        admit.let_in()  # a higher limit
         for section in config.unbuilt():
             if section not in self._warned:
                 self._warned.add(section)
                 log.warning("%s: accepted, but without effect in this version", section)
 
-    def _pipeline(self, config: Config, trust: Trust) -> Pipeline:
+    def _pipeline(self, config: Config, trust: Trust, admit: Admit) -> Pipeline:
         stages: list[Stage] = [
             # First in, last out: it sees every outcome, refusals among them.
             Account(self.clock, self.metrics, self.access_log, self.receipts),
             # Everything below keys on tenant, class and model. The body is read here and nowhere else.
             Identify(config, self.clock, self.catalog, trust, self.lifecycle),
             # Directly above Pick: what it hands out is held until the end, across attempts.
-            Admit(config.admission, self.gate, self.clock, self.timers),
+            admit,
             # At dispatch, not at arrival, so that it sees what is true now. The retry point.
             Pick([self.endpoint], self.clock, config.engine.health.interval_s),
         ]

@@ -41,8 +41,6 @@ class Admit(Stage):
     def on_request(self, x: Exchange) -> Verdict:
         if self._off or not x.is_work:
             return None
-        if self._gate.queued:
-            self._let_in()  # a reload may have made room, and nobody waits behind a free slot
         outcome = self._gate.arrive(x)
         if outcome == ENTERED:
             return None
@@ -58,9 +56,10 @@ class Admit(Stage):
         if x.timer is not None:
             self._stop_waiting(x)
         self._gate.leave(x, self._clock.now())
-        self._let_in()
+        self.let_in()
 
-    def _let_in(self) -> None:
+    def let_in(self) -> None:
+        """Resume those for whom there is room: after somebody left, or a reload made room."""
         while (woken := self._gate.next_in()) is not None:
             # One that was refused meanwhile is on its way out and gives the slot back itself.
             if woken.state == WAITING:

@@ -202,7 +202,6 @@ def test_a_signal_without_a_change_is_heard(pod: Pod, tmp_path: Path) -> None:
         gate.process.wait_for_line("the configuration has not changed")
 
 
-@pytest.mark.xfail(strict=True, reason="they wait on until somebody arrives or leaves")
 def test_a_higher_limit_lets_the_queue_in(pod: Pod, tmp_path: Path) -> None:
     settings = sidecar_settings(pod.port, admission={"max_in_flight": 1})
     with sidecar(tmp_path, settings) as gate, gate.asking(max_tokens=20_000):

@@ -39,7 +39,9 @@ class Rig(Asker):
         """What the application does: the gate learns the new numbers, new requests get a new stage."""
         settings = Admission(**admission)  # type: ignore[arg-type]
         self.gate.limit, self.gate.max_queue = settings.max_in_flight, settings.max_queue
-        return self.pipeline_of(Reader(), Admit(settings, self.gate, self.clock, self.timers))
+        admit = Admit(settings, self.gate, self.clock, self.timers)
+        admit.let_in()
+        return self.pipeline_of(Reader(), admit)
 
     def ask_several(self, count: int) -> list[Exchange]:
         return [self.ask() for _ in range(count)]
@@ -250,7 +252,7 @@ def test_a_larger_limit_lets_in_all_who_fit_at_the_next_departure() -> None:
     assert states(waiting) == [FORWARDED, FORWARDED, WAITING]
 
 
-def test_a_larger_limit_lets_in_all_who_fit_at_the_next_arrival() -> None:
+def test_a_larger_limit_lets_in_all_who_fit_in_order_of_arrival() -> None:
     rig = Rig()
     first, *waiting = rig.ask_several(4)
     pipeline = rig.reload(max_in_flight=3, max_queue=3)
