@@ -364,6 +364,16 @@ def test_no_100_where_it_is_not_waited_for(sent: bytes) -> None:
     assert b"expect" not in wire.engine.request()
 
 
+@pytest.mark.parametrize("path", [CHAT, "/upload"])
+@pytest.mark.parametrize(("version", "first"), [("1.1", b"{"), ("1.0", b"")])
+def test_no_100_to_who_does_not_wait(path: str, version: str, first: bytes) -> None:
+    wire = Wire()
+    asking = get(path, "expect: 100-continue", "content-length: 2", method="POST", version=version)
+    client = wire.client() >> asking + first >> b"{}"[len(first) :]
+    client << b""
+    assert wire.engine.request().body == b"{}"
+
+
 def test_no_100_for_who_is_turned_away() -> None:
     client = Wire().client() >> get("/sleep", "expect: 100-continue", "content-length: 2", method="POST")
     assert client.answer(b"POST").interim == []
@@ -451,6 +461,7 @@ PASSED = [
         "304 with a length", get(), (answer(b"304 No", b"", b"content-length: 5", b'etag: "x"'),),
         b'HTTP/1.1 304 Not Modified\r\netag: "x"\r\n' + LENGTH_5 + SHARED + b"\r\n",
     ),
+    Passed("304", get(), (answer(b"304 No", b""),), b"HTTP/1.1 304 Not Modified\r\n" + SHARED + b"\r\n"),
     Passed(
         "any status", get(), (answer(b"799 Odd", b"", b"content-length: 0"),),
         b"HTTP/1.1 799 \r\ncontent-length: 0\r\n" + SHARED + b"\r\n",

@@ -215,6 +215,7 @@ class Wire:
         self.access_log = AccessLog("off", 1.0, 4096)
         self.receipts = Receipts(100)
         self.endpoint = Endpoint("127.0.0.1", 8000)
+        self.endpoint.healthy = True
         self.dialer = FakeDialer(self)
         self.context.connections = Connections(self.context, self.dialer)
         self.engines: list[Engine] = []

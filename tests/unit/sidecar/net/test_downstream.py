@@ -61,6 +61,16 @@ def test_gone_while_the_engine_works(end: End, so_far: bytes) -> None:
     wire.assert_at_rest()
 
 
+def test_a_farewell_does_not_wait_for_what_is_unsent() -> None:
+    wire = Wire()
+    client = wire.client() >> post()
+    wire.engine >> SSE + chunked(b"a", last=False)
+    client.transport.congest()
+    client >> End.CLOSE
+    assert wire.engine.aborted
+    wire.assert_at_rest()
+
+
 def test_gone_with_requests_waiting_behind() -> None:
     wire = Wire()
     wire.client() >> get("/1") + get("/2") >> End.RESET
@@ -207,10 +217,11 @@ def test_buffered_bodies_have_a_common_limit() -> None:
 
 def test_a_connection_that_says_nothing_is_closed() -> None:
     wire = Wire("timeouts: {keep_alive_s: 20}")
-    client = wire.client() >> b"\r\n"
-    wire.advance(10)
-    client >> b"\r\n"  # says nothing either
-    wire.advance(9.75)
+    client = wire.client()
+    for _ in range(4):
+        assert client.is_open
+        wire.advance(4.75)
+        client >> b"\r\n"  # says nothing either
     assert client.is_open
     wire.advance(11)
     assert not client.is_open
@@ -289,7 +300,7 @@ def test_a_body_that_keeps_coming_may_take_long() -> None:
 
 
 def test_the_time_in_which_we_do_not_read_is_not_the_clients() -> None:
-    wire = Wire("timeouts: {body_s: 5}")
+    wire = Wire("timeouts: {body_s: 5, head_s: 1}")
     client = wire.client() >> UPLOAD + b"abc"
     wire.engine.transport.congest()
     wire.advance(100)
@@ -299,7 +310,7 @@ def test_the_time_in_which_we_do_not_read_is_not_the_clients() -> None:
 
 
 def test_the_time_for_a_body_begins_when_it_is_asked_for() -> None:
-    wire = Wire("timeouts: {body_s: 5}")
+    wire = Wire("timeouts: {body_s: 5, head_s: 1}")
     asking = get(CHAT, "expect: 100-continue", "content-length: 2", method="POST")
     client = wire.client() >> get("/1") + asking
     wire.advance(100)

@@ -209,8 +209,10 @@ def test_an_engine_that_waits_for_the_client_is_not_stalled() -> None:
     wire = Wire("timeouts: {stall_s: 8}")
     client = wire.client() >> post()
     wire.engine >> SSE
+    wire.advance(5)
     client.transport.congest()
-    wire.advance(7)
+    wire.advance(5)
+    assert wire.engine.is_open
     client.transport.decongest()
     wire.advance(7)
     assert wire.engine.is_open
@@ -239,6 +241,12 @@ def test_the_deadline_is_for_the_first_byte() -> None:
     wire.advance(20)
     wire.engine >> chunked(b"late")
     assert client.answer(b"POST").body == b"late"
+
+
+def test_nothing_is_kept_for_the_deadline_of_who_has_gone() -> None:
+    wire = Wire()
+    wire.client() >> post(CHAT, b"{}", "x-request-timeout-ms: 86400000") >> End.RESET
+    assert not any(wire.timers._buckets.values())
 
 
 def test_the_deadline_of_one_request_is_not_the_next_ones() -> None:
