@@ -126,8 +126,6 @@ class ResponseReader:
             raise ProtocolError(UPSTREAM_PROTOCOL, f"HTTP/{parser.get_http_version()}")
         self._check(head)
         if head.status < 200:
-            if head.status == 101:
-                raise ProtocolError(UPSTREAM_PROTOCOL, "an upgrade nobody asked for")
             if head.status < 100:
                 raise ProtocolError(UPSTREAM_PROTOCOL, "a status below 100")
             self.interim.append(head)
