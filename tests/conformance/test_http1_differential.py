@@ -215,7 +215,7 @@ def mutated(seeds: list[bytes]) -> st.SearchStrategy[bytes]:
     return st.builds(edit, st.sampled_from(seeds), edits)
 
 
-SEARCH = settings(max_examples=20 * settings.default.max_examples)
+SEARCH = settings(max_examples=10 * settings.default.max_examples)
 
 
 def agree_on_requests(data: bytes) -> bool:
