@@ -75,7 +75,7 @@ class _Admin:
     def decisions(self, query: Query, body: bytes) -> AdminReply:
         """What became of the last `n` exchanges, newest first."""
         n = query.get("n", str(_DEFAULT_DECISIONS))
-        if not n.isdigit():
+        if not (n.isascii() and n.isdigit()):
             return json({"error": f"n: expected a number, got {n[:32]!r}"}, 400)
         return json(to_builtins(on_loop(self._loop, lambda: self._app.receipts.last(int(n[:9])))))
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from sidecar.exchange import Exchange, Reply
     from sidecar.net.health import HealthServer
-    from sidecar.settings import Address, Config
+    from sidecar.settings import Config, Engine
 
 VERSION: Final = version("headgate")
 _LAG_FOR_S: Final = 1.0
@@ -76,9 +76,10 @@ class App:
             config.telemetry.access_log, config.telemetry.access_log_sample, _ACCESS_LOG_BYTES
         )
         self.receipts = Receipts(config.telemetry.receipts)
-        self.endpoint = _endpoint(config.engine.address)
+        self.endpoint = _endpoint(config.engine)
         self.listener = Listener(self.context, config.listen)
         self._ready = Ready()
+        self._reloading = asyncio.Lock()
         self._warned: set[str] = set()
         self._late_since: float | None = None
         self._watchers: list[asyncio.Task[None]] = []
@@ -190,11 +191,12 @@ class App:
         )
 
     async def _look_for_changes(self, *, asked: bool = False) -> None:
-        content = self._watch.changed()
-        if content is not None:
-            await self._take(content)
-        elif asked:
-            log.info("the configuration has not changed")
+        async with self._reloading:  # the newest file must not be overtaken by one read before it
+            content = self._watch.changed()
+            if content is not None:
+                await self._take(content)
+            elif asked:
+                log.info("the configuration has not changed")
 
     async def _take(self, content: bytes) -> None:
         try:
@@ -203,17 +205,20 @@ class App:
         except ConfigError as error:
             log.error("the new configuration is refused, the old one stays in force: %s", error)
             return
+        except Exception:
+            log.exception("reading the new configuration failed, the old one stays in force")
+            return
         key = needs_restart(self.config, config)
         if key is not None:
             log.error("the new configuration is refused: a change of %s needs a restart", key)
             return
-        engine_changed = config.engine != self.config.engine
-        if config.engine.address != self.config.engine.address:
-            self.endpoint = _endpoint(config.engine.address)
+        old, new = self.config.engine, config.engine
+        if new.address != old.address:
+            self.endpoint = _endpoint(new)
         self.access_log.configure(config.telemetry.access_log, config.telemetry.access_log_sample)
         self.receipts.resize(config.telemetry.receipts)
         self._put_in_force(config)
-        if engine_changed:
+        if (new.address, new.health) != (old.address, old.health):
             self._watch_engine()
         log.info("the new configuration is in force")
 
@@ -226,7 +231,7 @@ class App:
         self._watchers = [self._tasks.create_task(watch_models(engine.address, self.catalog))]
         prober = self._prober()
         if prober is None:
-            self.endpoint.healthy = True
+            self.endpoint.healthy = True  # taken as it is
         else:
             self._watchers.append(
                 self._tasks.create_task(
@@ -315,8 +320,12 @@ def _answer(x: Exchange, reply: Reply) -> None:
     x.client.answer(x, reply)
 
 
-def _endpoint(address: Address) -> Endpoint:
-    return Endpoint(address.host, address.port, address.path)
+def _endpoint(engine: Engine) -> Endpoint:
+    """Not healthy before a check has said so, where there are checks."""
+    address = engine.address
+    endpoint = Endpoint(address.host, address.port, address.path)
+    endpoint.healthy = engine.health.kind == "none"
+    return endpoint
 
 
 def _write(lines: bytes) -> None:

@@ -61,11 +61,11 @@ def read(path: Path) -> bytes:
 def decode(text: str | bytes, env: Mapping[str, str]) -> Config:
     """The configuration that `text` (YAML or JSON) means, with `${NAME}` taken from `env`."""
     try:
+        _check_depth(text)
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(where, " ".join(filter(None, (error.context, error.problem)))) from None
+        problem = " ".join(filter(None, (error.context, error.problem)))
+        raise ConfigError(_where(error.problem_mark), problem) from None
     except yaml.YAMLError as error:
         raise ConfigError("", f"not valid YAML: {' '.join(str(error).split())}") from None
     if node is None:
@@ -73,6 +73,24 @@ def decode(text: str | bytes, env: Mapping[str, str]) -> Config:
     config = _Reader(env).read(Config, node, "", None)
     assert isinstance(config, Config)
     return config
+
+
+def _where(mark: object) -> str:
+    """For people; a mark of libyaml's or of PyYAML's, or none."""
+    line, column = getattr(mark, "line", None), getattr(mark, "column", None)
+    return "" if line is None or column is None else f"line {line + 1}, column {column + 1}"
+
+
+def _check_depth(text: str | bytes) -> None:
+    """libyaml composes by recursion in C: what is nested too deeply would end the process, not the call."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CBaseLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _MAX_DEPTH:
+                raise ConfigError(_where(event.start_mark), "too deeply nested")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def needs_restart(old: Config, new: Config) -> str | None:

@@ -92,7 +92,10 @@ NO_ENDPOINT: Final = Refusal(
 TOO_MANY_CONNECTIONS: Final = Refusal(
     "too_many_connections", 503, "Too many connections.", _SERVER, close=True, inviting=True
 )
-CONNECT_FAILED: Final = Refusal("connect_failed", 502, "The model server refused the connection.", _SERVER)
+# Elsewhere, for not a byte was sent: a dead engine must not be the pod that answers fastest.
+CONNECT_FAILED: Final = Refusal(
+    "connect_failed", 502, "The model server refused the connection.", _SERVER, elsewhere=True
+)
 UPSTREAM_RESET: Final = Refusal("upstream_reset", 502, "The model server closed the connection.", _SERVER)
 UPSTREAM_PROTOCOL: Final = Refusal(
     "upstream_protocol", 502, "The model server's answer is not valid HTTP/1.1.", _SERVER
@@ -107,14 +110,13 @@ PREEMPTED: Final = Refusal(
     503,
     "More important work took this request's place. Retry as the headers say.",
     _SERVER,
-    elsewhere=True,
     inviting=True,
 )
 LOOP: Final = Refusal("loop", 508, "The request came back to where it had been.", _SERVER)
 DRAINING: Final = Refusal(
     "draining",
     503,
-    "This pod is going away. Retry at once.",
+    "This pod is going away. Retry: another one will answer.",
     _SERVER,
     close=True,
     elsewhere=True,

@@ -330,7 +330,7 @@ class Telemetry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     slow_ms: Annotated[Milliseconds | None, doc("slower requests are always traced; absent: none are")] = None
     max_traces_per_s: Annotated[Count, doc("at most so many sampled traces a second")] = 50
     max_series: Annotated[
-        Count, doc("distinct (tenant, model, class) in metrics; later ones are counted as `other`")
+        Count, doc("distinct (tenant, model, class) in metrics, later ones are `other`; read at start")
     ] = 1000
 
 

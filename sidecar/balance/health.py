@@ -22,12 +22,12 @@ class Check(Enum):
 
 
 class HealthState:
-    """Counts results; `healthy` is the verdict."""
+    """Counts results; `healthy` is the verdict, and until the first result what it was before."""
 
     __slots__ = ("_failures", "_first", "healthy")
 
-    def __init__(self) -> None:
-        self.healthy = False
+    def __init__(self, healthy: bool = False) -> None:
+        self.healthy = healthy
         self._first = True
         self._failures = 0
 

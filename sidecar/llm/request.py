@@ -18,7 +18,8 @@ MODEL_PATHS: Final = frozenset(
 # POSTs that cost no GPU time.
 _FREE_PATHS: Final = frozenset({b"/tokenize", b"/detokenize"})
 
-_TIERS: Final = {"priority": "premium", "flex": "batch"}  # `default` and `auto`: the tenant's own
+OWN: Final = "own"  # the class of whoever asks
+_TIERS: Final = {"priority": "premium", "flex": "batch", "default": OWN, "auto": OWN}
 MAX_TOKENS: Final = 10_000_000  # more than any engine writes; beyond it a number is nonsense
 
 
@@ -68,7 +69,7 @@ class _Body(msgspec.Struct):
 
 
 class Asked(msgspec.Struct):
-    """What a body asks for. `cls` is the class that its `service_tier` names."""
+    """What a body asks for. `cls` is the class that its `service_tier` names, or OWN."""
 
     model: str | None = None
     stream: bool = False

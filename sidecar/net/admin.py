@@ -95,7 +95,10 @@ class Admin:
 
     def start(self) -> None:
         """Listen, and serve from a thread of its own. Raises OSError when the address is taken."""
-        server = self._server = _Server(self._address, self._routes, self._now)
+        try:
+            server = self._server = _Server(self._address, self._routes, self._now)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {self._address}: {error.strerror}") from None
         threading.Thread(target=server.serve_forever, args=(_SWEEP_S,), name="admin", daemon=True).start()
 
     def stop(self) -> None:

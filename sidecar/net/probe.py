@@ -85,8 +85,7 @@ async def watch_health(
     prober: Prober, endpoint: Endpoint, interval_s: float, changed: Callable[[], None]
 ) -> None:
     """Keep `endpoint.healthy` true to what the checks say, for ever."""
-    state = HealthState()
-    endpoint.healthy = False
+    state = HealthState(endpoint.healthy)
     while True:
         result = await prober.check()
         if state.on_check(result):

@@ -14,7 +14,7 @@ from sidecar.errors import BODY_TOO_LARGE, DRAINING, EXPECTATION, FORBIDDEN, UNA
 from sidecar.exchange import PARKED, WAITING, Exchange, Reply, Verdict
 from sidecar.http1.headers import joined
 from sidecar.llm.patience import elapsed_s, patience_s
-from sidecar.llm.request import Route, read
+from sidecar.llm.request import OWN, Route, read
 from sidecar.pipeline import Stage
 
 if TYPE_CHECKING:
@@ -156,6 +156,8 @@ class Identify(Stage):
         """The caller's word, else the first rule that matches; the tenant's own class is the ceiling."""
         given = x.request.first.get(b"x-priority")
         cls = given.decode("latin-1").lower() if given else tier
+        if cls == OWN:
+            return
         if cls not in RANK:
             cls = self._ruled(x, model) if self._rules else None
         if cls is not None and RANK[cls] > RANK[x.cls]:

@@ -261,3 +261,9 @@ def test_load(tmp_path: Path) -> None:
         load(path, {})
     path.write_text(ENGINE)
     assert load(path, {}).engine.address.port == 8000
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 100_000, "{a: " * 100_000])
+def test_what_is_nested_without_end_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="line 1, column .*: too deeply nested"):
+        decode(text, {})

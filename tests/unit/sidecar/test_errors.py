@@ -45,7 +45,7 @@ client_gone           499
 internal              500
 """
 # Where another pod may do better, so Envoy tries one.
-ELSEWHERE: Final = {"overloaded", "queue_full", "queue_timeout", "preempted", "no_endpoint", "draining"}
+ELSEWHERE: Final = {"connect_failed", "overloaded", "queue_full", "queue_timeout", "no_endpoint", "draining"}
 # Where the caller is told when to come back, or that it need not.
 INVITING: Final = ELSEWHERE | {"rate_limited", "exceeds_quota", "too_many_connections"}
 
