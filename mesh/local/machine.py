@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import random
 import shutil
 import socket
 import tempfile
@@ -17,6 +18,13 @@ from typing import Final
 _FOLDER_PREFIX: Final = "headgate-up-"
 _LOCK: Final = "lock"
 _ANSWER_WITHIN_S: Final = 1.0
+# From which ports the kernel takes one for an outgoing connection, and what to assume where it does not say:
+# the dynamic ports of RFC 6335.
+_OUTGOING: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_DYNAMIC: Final = (49152, 65535)
+# Below it are the ports of well-known services.
+_LOWEST_PORT: Final = 10_000
+_HIGHEST_PORT: Final = 65_535
 # Straight to loopback, whatever proxy the environment names.
 _OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -74,12 +82,37 @@ def check_free(host: str, port: int) -> None:
 
 
 def free_ports(host: str, count: int) -> list[int]:
-    """Ports that nobody listens on, all different because all are held until the last is found."""
+    """Ports that nobody listens on, all different because all are held until the last is found.
+
+    Nor are they given to outgoing connections, as long as the kernel keeps enough ports from those: so a
+    process that is started again finds its port free, and whoever knocks at a closed one is not connected to
+    himself.
+    """
+    quiet = _quiet_ports()
+    random.shuffle(quiet)
     with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((host, 0))
-        return [probe.getsockname()[1] for probe in probes]
+        found: list[int] = []
+        # Zero: any that the kernel likes.
+        for port in (*quiet, *[0] * count):
+            if len(found) == count:
+                break
+            probe = held.enter_context(socket.socket())
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if port == 0 or error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+                continue
+            found.append(probe.getsockname()[1])
+        return found
+
+
+def _quiet_ports() -> list[int]:
+    """All ports that are neither well-known nor for outgoing connections."""
+    first, last = _DYNAMIC
+    with contextlib.suppress(OSError):
+        first, last = map(int, _OUTGOING.read_text().split())
+    return [*range(_LOWEST_PORT, first), *range(max(last + 1, _LOWEST_PORT), _HIGHEST_PORT + 1)]
 
 
 def get(url: str) -> bytes | None:

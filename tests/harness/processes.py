@@ -56,7 +56,7 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports on which nothing listens."""
+    """Different ports on which nothing listens, and which no outgoing connection is given."""
     return machine.free_ports(HOST, count)
 
 

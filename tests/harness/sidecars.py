@@ -7,8 +7,6 @@ import contextlib
 import http.client
 import json
 import os
-import random
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,31 +18,11 @@ import openai
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.harness.processes import HOST, Running, running
+from tests.harness.processes import HOST, Running, free_port, free_ports, running
 
 Settings = dict[str, Any]
 HELLO: Final = [{"role": "user", "content": "Hello"}]
 _QUIET_S: Final = 60.0  # no answer takes longer; a test that hangs should say where
-
-
-def quiet_port() -> int:
-    return quiet_ports(1)[0]
-
-
-def quiet_ports(count: int) -> list[int]:
-    """Free ports, all different, that no outgoing connection is given.
-
-    So a process that is started again finds its port free, and nobody who knocks at a closed port is
-    connected to himself.
-    """
-    outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    ports: set[int] = set()
-    while len(ports) < count:
-        port = random.randrange(outgoing // 2, outgoing)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((HOST, port))
-            ports.add(port)
-    return list(ports)
 
 
 class Reply:
@@ -108,7 +86,7 @@ class Pod:
 @contextlib.contextmanager
 def fake_pod(*options: str, port: int | None = None) -> Iterator[Pod]:
     """The model server's fake engine; `options` are its flags."""
-    port = port or quiet_port()
+    port = port or free_port()
     argv = [sys.executable, "-m", "model_pod", "--engine", "fake", "--listen", f"{HOST}:{port}", *options]
     with running(argv) as process:
         process.wait_for_line("ready http://")
@@ -204,7 +182,7 @@ def replace_text(file: Path, text: str) -> None:
 
 def sidecar_settings(engine_port: int, **sections: Any) -> Settings:
     """A configuration on free ports in front of the engine at `engine_port`; `sections` are added to it."""
-    listen, admin = quiet_ports(2)
+    listen, admin = free_ports(2)
     engine = {"address": f"{HOST}:{engine_port}"} | sections.pop("engine", {})
     return {"listen": f"{HOST}:{listen}", "admin": f"{HOST}:{admin}", "engine": engine} | sections
 

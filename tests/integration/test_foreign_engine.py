@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.harness.processes import HOST, Running, missing, running
+from tests.harness.processes import HOST, Running, free_port, missing, running
 from tests.harness.sidecars import (
     HELLO,
     Reply,
     Sidecar,
     ask,
     chat_body,
-    quiet_port,
     sidecar,
     sidecar_settings,
 )
@@ -58,7 +57,7 @@ class Engine:
 
 @pytest.fixture(scope="module")
 def engine(model: Path, folder: Path) -> Iterator[Engine]:
-    port = quiet_port()
+    port = free_port()
     command = Path(sys.executable).with_name("transformers")
     argv = [str(command), "serve", str(model), "--device", "cpu", "--host", HOST, "--port", str(port)]
     hub = folder / "hub"

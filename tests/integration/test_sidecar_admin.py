@@ -15,15 +15,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.harness.processes import HOST, listens
+from tests.harness.processes import HOST, free_port, free_ports, listens
 from tests.harness.sidecars import (
     Pod,
     Sidecar,
     ask,
     chat_body,
     fake_pod,
-    quiet_port,
-    quiet_ports,
     sidecar,
     sidecar_settings,
 )
@@ -106,7 +104,7 @@ def why_unready(gate: Sidecar) -> str:
 
 
 def test_ready_says_why_not(tmp_path: Path) -> None:
-    port = quiet_port()
+    port = free_port()
     health = {"kind": "http", "interval_s": 0.1}
     with sidecar(tmp_path, sidecar_settings(port, engine={"health": health})) as gate:
         assert why_unready(gate) == f"the engine at {HOST}:{port} is not healthy"
@@ -176,7 +174,7 @@ def test_the_log_level_changes_at_once(tmp_path: Path) -> None:
         assert gate.chat().status == 502
         return gate.process.text().count(" WARNING headgate.connections: ")
 
-    with sidecar(tmp_path, sidecar_settings(quiet_port())) as gate:
+    with sidecar(tmp_path, sidecar_settings(free_port())) as gate:
         url = f"{gate.admin}/log-level"
         assert warnings(gate) == 1
         assert (answer := ask(f"{url}?level=error", "PUT")).status == 200
@@ -213,7 +211,7 @@ def health(gate: Sidecar) -> set[int]:
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_the_health_port_follows_the_engine_and_the_drain(tmp_path: Path, kind: str) -> None:
-    engine_port, health_port, own_port = quiet_ports(3)
+    engine_port, health_port, own_port = free_ports(3)
     engine_health, own = f"{HOST}:{health_port}", f"{HOST}:{own_port}"
     asked = {"kind": kind, "interval_s": 0.1} | ({"address": engine_health} if kind == "grpc" else {})
     options = ("--step-ms", "2", "--health-listen", engine_health)

@@ -15,14 +15,13 @@ from typing import Any, Final
 import openai
 import pytest
 
-from tests.harness.processes import HOST, wait_until
+from tests.harness.processes import HOST, free_port, wait_until
 from tests.harness.sidecars import (
     HELLO,
     Sidecar,
     ask,
     chat_body,
     fake_pod,
-    quiet_port,
     sidecar,
     sidecar_settings,
 )
@@ -76,7 +75,7 @@ def test_killed_before_its_answer(tmp_path: Path) -> None:
 
 
 def test_without_health_checks_a_dead_engine_is_a_failed_connection(tmp_path: Path) -> None:
-    port = quiet_port()
+    port = free_port()
     with sidecar(tmp_path, sidecar_settings(port)) as gate:
         answer = gate.chat()
         assert (answer.status, answer.headers["x-headgate-reason"]) == (502, "connect_failed")
@@ -88,7 +87,7 @@ def test_without_health_checks_a_dead_engine_is_a_failed_connection(tmp_path: Pa
 
 
 def test_with_health_checks_a_dead_engine_is_no_endpoint(tmp_path: Path) -> None:
-    port = quiet_port()
+    port = free_port()
     engine = {"health": {"kind": "http", "interval_s": 0.1}}
     with sidecar(tmp_path, sidecar_settings(port, engine=engine)) as gate:
 

@@ -12,6 +12,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.harness.processes import free_port
 from tests.harness.sidecars import (
     HELLO,
     Pod,
@@ -19,7 +20,6 @@ from tests.harness.sidecars import (
     ask,
     chat_body,
     fake_pod,
-    quiet_port,
     sidecar,
     sidecar_settings,
 )
@@ -204,7 +204,7 @@ def test_a_full_pod_is_a_server_error_that_invites_back(narrow: Sidecar, pod: Po
 
 
 def test_an_engine_that_is_not_there_is_a_server_error(tmp_path: Path) -> None:
-    with sidecar(tmp_path, sidecar_settings(quiet_port())) as lonely:
+    with sidecar(tmp_path, sidecar_settings(free_port())) as lonely:
         error = refused(chat, lonely)
     assert type(error) is openai.InternalServerError
     assert (error.status_code, error.code) == (502, "connect_failed")

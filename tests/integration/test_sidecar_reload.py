@@ -13,6 +13,7 @@ import openai
 import pytest
 import yaml
 
+from tests.harness.processes import free_port
 from tests.harness.sidecars import (
     HELLO,
     Pod,
@@ -21,7 +22,6 @@ from tests.harness.sidecars import (
     ask,
     chat_body,
     fake_pod,
-    quiet_port,
     replace_text,
     sidecar,
     sidecar_settings,
@@ -187,7 +187,7 @@ def shared(pod: Pod, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidec
 
 @pytest.mark.parametrize("key", ["listen", "admin", "health_listen", "mesh"])
 def test_what_needs_a_restart_says_so(shared: Sidecar, key: str) -> None:
-    address = f"127.0.0.1:{quiet_port()}"
+    address = f"127.0.0.1:{free_port()}"
     value = {"pod": "pod-0"} if key == "mesh" else address
     redis = {"redis": {"url": "redis://127.0.0.1:1/0"}} if key == "mesh" else {}
     shared.write(shared.settings | redis | {key: value, "tenants": []})

@@ -35,6 +35,30 @@ def test_free_ports_are_different_and_free() -> None:
         machine.check_free(HOST, port)
 
 
+@pytest.mark.skipif(not machine._OUTGOING.exists(), reason="the kernel does not say which ports are outgoing")
+def test_free_ports_are_given_to_no_outgoing_connection() -> None:
+    first, last = map(int, machine._OUTGOING.read_text().split())
+    with socket.create_server((HOST, 0)) as server, socket.create_connection(server.getsockname()) as caller:
+        assert first <= caller.getsockname()[1] <= last
+    assert [port for port in machine.free_ports(HOST, 100) if first <= port <= last] == []
+
+
+@pytest.mark.parametrize("outgoing", ["1024 65535", "10000 65535", "10003 65535", "1024 65530", None])
+def test_where_the_kernel_keeps_few_ports_or_does_not_say_others_are_found(
+    outgoing: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "range"
+    if outgoing:
+        file.write_text(f"{outgoing}\n")
+    monkeypatch.setattr(machine, "_OUTGOING", file)
+    assert len(set(machine.free_ports(HOST, 20))) == 20
+
+
+def test_a_host_that_is_not_ours_is_an_error() -> None:
+    with pytest.raises(OSError, match="assign"):
+        machine.free_ports("192.0.2.1", 1)
+
+
 def test_nobody_answers_is_none() -> None:
     assert machine.get(f"http://{HOST}:{machine.free_ports(HOST, 1)[0]}/") is None
 
