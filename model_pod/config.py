@@ -1,12 +1,17 @@
-"""The command line. Every flag is here, and every wrong one is named before anything is loaded."""
+"""The command line. Every flag is here, and every wrong one is named before anything is loaded.
+
+Exit statuses: 0 done, 1 failed, 64 wrong use (sysexits' EX_USAGE): to start again with the same words cannot
+help.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeVar
 
 from model_pod.fake_engine import Lengths
 from model_pod.fake_scheduler import Costs
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 FAKE, TRANSFORMERS = "fake", "transformers"
+EXIT_USAGE: Final = 64
 
 T = TypeVar("T")
 
@@ -56,8 +62,16 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong as argparse does, and exits with our status."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
 def parse(argv: Sequence[str] | None = None) -> Settings:
-    """Read the command line; exits with status 2 and a message when it is wrong."""
+    """Read the command line; exits with status 64 and a message when it is wrong."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.engine == TRANSFORMERS and (args.model is None) != args.tiny:
@@ -71,8 +85,8 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     return _pick(Settings, args)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m model_pod",
         description="An OpenAI-compatible model server. Prints `ready http://HOST:PORT` when it serves; "
         "SIGTERM and SIGINT end it cleanly.",

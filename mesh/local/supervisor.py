@@ -20,8 +20,6 @@ from mesh.local.child import Child
 from mesh.local.plan import Part, tiers
 
 LAST_LINES: Final = 20
-# Bad words on the command line or in a file: ours, and argparse's.
-HOPELESS: Final = (exits.USAGE, 2)
 _PROBE_EVERY_S: Final = 0.05
 
 
@@ -104,8 +102,8 @@ class Keeper:
         while True:
             life = await self._live()
             wait_s = backoff.after(life.lasted_s, was_ready=life.was_ready)
-            if life.status in HOPELESS:
-                wait_s = None
+            if life.status == exits.USAGE:
+                wait_s = None  # bad words on its command line or in its file stay bad
             if wait_s is None:
                 raise PartFailed(self.part, life.end, self._last_lines)
             self._audience.died(self.part, life.end, wait_s)

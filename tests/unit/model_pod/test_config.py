@@ -58,7 +58,7 @@ def test_addresses(text, expected):
 def test_a_wrong_flag_is_named(argv, message, capsys):
     with pytest.raises(SystemExit) as caught:
         parse(argv)
-    assert caught.value.code == 2
+    assert caught.value.code == 64
     assert message in capsys.readouterr().err
 
 
