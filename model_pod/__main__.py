@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 import uvloop
 from aiohttp import web
 
-from model_pod.config import FAKE, Address, Settings, parse
+from model_pod.config import EXIT_USAGE, FAKE, Address, Settings, parse
+from model_pod.engine import CannotServe
 from model_pod.fake_engine import FakeEngine
 from model_pod.health import Health
 from model_pod.server import Server
@@ -33,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
     try:
         return uvloop.run(serve(settings))
-    except OSError as error:
-        # A port in use, a folder that is not there: the message says it, a traceback would hide it.
+    except (CannotServe, OSError) as error:
+        # A folder without weights, a port in use: the message says it, a traceback would hide it.
         print(f"model_pod: {error}", file=sys.stderr)
-        return 1
+        return EXIT_USAGE if isinstance(error, CannotServe) else 1
 
 
 async def serve(settings: Settings) -> int:
@@ -116,8 +117,11 @@ def make_engine(settings: Settings) -> Engine:
     # A pod never looks anything up; the library reads this when it is imported.
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Torch takes seconds to import, and the fake engine runs where there is none.
-    from model_pod.torch_engine import load_engine
-
+    try:
+        from model_pod.torch_engine import load_engine
+    except ModuleNotFoundError as error:
+        needs = f"--engine transformers needs {error.name}: pip install 'headgate[pod]'"
+        raise CannotServe(needs) from error
     return load_engine(settings)
 
 

@@ -78,6 +78,9 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         parser.error("--engine transformers needs one of --model PATH and --tiny")
     if args.engine == FAKE and (args.model is not None or args.tiny):
         parser.error("--model and --tiny belong to --engine transformers")
+    if args.model is not None and not (Path(args.model) / "config.json").is_file():
+        # Else the library would take it for a name on its hub.
+        parser.error(f"argument --model: {args.model} is not a model's folder: no config.json in it")
     if args.engine != FAKE and args.priority_scheduling:
         parser.error("--priority-scheduling belongs to --engine fake")
     args.served_model_name = args.served_model_name or args.model or ("tiny" if args.tiny else FAKE)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+class CannotServe(Exception):
+    """What the command line asks for cannot be served, now or later. The message says why."""
+
+
 class BadPrompt(ValueError):
     """The prompt cannot be served. The message is for the client."""
 

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from model_pod.engine import BadPrompt, Overloaded, Params, Prompt, Sink, Stats
+from model_pod.engine import BadPrompt, CannotServe, Overloaded, Params, Prompt, Sink, Stats
 from model_pod.text import Detokenizer
 from model_pod.tiny import ensure_tiny
 from model_pod.torch_backends import Answer, Backend, ContinuousBackend, GenerateBackend, Progress
@@ -186,7 +186,7 @@ class TransformersEngine:
 
 
 def _read(folder: str) -> tuple[Any, Any]:
-    """The tokenizer and the model in a folder. Raises OSError that names it."""
+    """The tokenizer and the model in a folder."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
@@ -194,7 +194,7 @@ def _read(folder: str) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         log.debug("loading failed", exc_info=error)
-        raise OSError(f"cannot load a model from {folder}: {error}") from error
+        raise CannotServe(f"cannot load a model from {folder}: {error}") from error
     return tokenizer, model
 
 

@@ -45,14 +45,21 @@ def check(options: Options) -> Binaries:
         machine.check_free(plan.HOST, options.port)
     except machine.PortInUse as error:
         raise BadOption(f"--port: {error}; choose another") from None
-    if options.model and options.engine != "transformers":
-        raise BadOption("--model: belongs to --engine transformers")
+    if options.model is not None:
+        _check_model(options.model, options.engine)
     if options.redis:
         _check_redis(options.redis)
     return Binaries(
         valkey=None if options.redis else machine.find_valkey(),
         envoy=machine.find_envoy() if options.envoy else None,
     )
+
+
+def _check_model(model: str, engine: str) -> None:
+    if engine != "transformers":
+        raise BadOption("--model: belongs to --engine transformers")
+    if not (Path(model) / "config.json").is_file():
+        raise BadOption(f"--model: {model} is not a model's folder: no config.json in it")
 
 
 def _check_redis(url: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from model_pod.config import parse
-from model_pod.engine import Params
+from model_pod.engine import CannotServe, Params
 from tests.harness.processes import missing
 
 pytestmark = pytest.mark.integration
@@ -192,7 +192,8 @@ def test_a_cancelled_request_frees_its_slot(model, request):
 
 
 def test_a_folder_without_a_model_is_named(torch, tmp_path):
-    with pytest.raises(OSError, match=str(tmp_path)):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CannotServe, match=str(tmp_path)):
         run(tmp_path, None)
 
 

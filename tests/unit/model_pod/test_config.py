@@ -42,6 +42,7 @@ def test_addresses(text, expected):
         (["--engine", "real"], "--engine"),
         (["--engine", "transformers"], "--model"),
         (["--engine", "transformers", "--model", "x", "--tiny"], "--model"),
+        (["--engine", "transformers", "--model", "/nowhere"], "--model: /nowhere is not a model's folder"),
         (["--engine", "fake", "--tiny"], "--tiny"),
         (["--engine", "transformers", "--tiny", "--priority-scheduling"], "--priority-scheduling"),
         (["--engine", "fake", "--listen", "8000"], "--listen"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
+import sys
 
 import pytest
 
 from model_pod.__main__ import main, make_engine, wait_for
 from model_pod.config import parse
+from model_pod.engine import CannotServe
 from model_pod.fake_engine import FakeEngine
 
 
@@ -46,6 +49,22 @@ def test_a_failure_of_the_work_is_raised():
 
     with pytest.raises(OSError, match="no such model"):
         asyncio.run(scene())
+
+
+def test_without_torch_the_one_line_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "model_pod.torch_engine", None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # it is set for good otherwise
+    assert main(["--engine", "transformers", "--tiny", "--listen", "127.0.0.1:0"]) == 64
+    assert re.fullmatch(r"model_pod: .* needs .*: pip install 'headgate\[pod\]'\n", capsys.readouterr().err)
+
+
+def test_what_cannot_be_served_ends_with_64_and_one_line(monkeypatch, capsys):
+    def refuse(settings):
+        raise CannotServe("no weights")
+
+    monkeypatch.setattr("model_pod.__main__.make_engine", refuse)
+    assert main(["--engine", "fake", "--listen", "127.0.0.1:0"]) == 64
+    assert capsys.readouterr().err == "model_pod: no weights\n"
 
 
 def test_a_port_in_use_is_said_in_one_line(capsys):

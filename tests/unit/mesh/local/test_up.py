@@ -61,6 +61,30 @@ def test_what_is_no_redis_url_is_refused(free: int, url: str) -> None:
         up.check(Options(port=free, redis=url))
 
 
+@pytest.mark.parametrize("made", [None, "folder", "file"])
+def test_what_is_no_models_folder_is_refused(free: int, made: str | None, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    if made == "folder":
+        model.mkdir()
+    elif made == "file":
+        model.touch()
+    with pytest.raises(up.BadOption, match=f"--model: {model} is not a model's folder"):
+        up.check(Options(port=free, model=str(model)))
+
+
+def test_a_models_folder_is_taken(free: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    up.check(Options(port=free, model=str(tmp_path)))
+
+
+def test_a_bad_option_exits_with_64_and_names_it(
+    free: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = Options(port=free, model=str(tmp_path / "none"))
+    assert up.up(options, as_json=False, verbose=False) == 64
+    assert capsys.readouterr().err.startswith("headgate up: --model: ")
+
+
 def test_a_model_for_the_fake_engine_is_refused(free: int) -> None:
     with pytest.raises(up.BadOption, match="--model"):
         up.check(Options(port=free, engine="fake", model="/models/m"))
