@@ -81,6 +81,8 @@ class Supervisor:
             done, _ = await asyncio.wait({wanted, *self._keeping.values()}, return_when=FIRST_COMPLETED)
         finally:
             wanted.cancel()
+            # Heard out, or asyncio reports what nobody asked for.
+            await asyncio.gather(wanted, return_exceptions=True)
         for each in done - {wanted}:
             each.result()  # a keeper ends only by failing
 

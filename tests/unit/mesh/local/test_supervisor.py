@@ -1,6 +1,8 @@
 """Parts are kept running, tier by tier, and ended in the opposite order. The parts are shell scripts."""
 
 import asyncio
+import contextlib
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +102,18 @@ def test_one_that_says_it_was_started_wrongly_is_given_up_with_its_last_words() 
     assert failure.last_lines == tuple(f"line {number}" for number in range(11, 31))
     assert entries.count("pod starting") == 1, "to start it again cannot help"
     assert entries[-1] == "store says ending"
+
+
+def test_a_failed_start_leaves_nothing_unheard(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        parts = [part("silent", 0, "sleep 1000 & wait"), part("pod", 0, "exit 64")]
+        with contextlib.suppress(PartFailed):
+            async with Supervisor(parts, Diary()) as supervisor:
+                await supervisor.start()
+
+    asyncio.run(scenario())
+    gc.collect()  # asyncio complains when what it complains about is gone
+    assert caplog.text == ""
 
 
 def test_a_failure_after_the_start_ends_the_watch(tmp_path: Path) -> None:
