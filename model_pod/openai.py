@@ -1,7 +1,8 @@
 """The OpenAI API's shapes: what a request may say, what an answer looks like.
 
-A field that would change the answer and that no engine here honours (`n`, `logprobs`, `tools`, …) is
-refused by name, never ignored. Fields unknown to the API are ignored, as vLLM does. `model` may be left out.
+A field that would change the answer and that no engine here honours (`n`, `logprobs`, `tools`, …) is refused
+by name, never ignored; `NEUTRAL` lists them. Fields that nobody knows pass, since clients send extras, and so
+does what leaves the answer as it is (`user`, `metadata`, `service_tier`). `model` may be left out.
 """
 
 from __future__ import annotations
@@ -64,7 +65,71 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class Request(msgspec.Struct, kw_only=True):
+# What OpenAI's API, vLLM or SGLang know and no engine here honours, with the values that mean "as if it were
+# absent".
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    # How many answers, and what is said about them.
+    "n": (1,),
+    "best_of": (1,),
+    "logprobs": (False,),  # for completions, 0 asks for those of the text itself
+    "top_logprobs": (0,),
+    "prompt_logprobs": (),
+    "echo": (False,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    # How the next token is drawn.
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "typical_p": (1,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "logit_bias": ({},),
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "logits_processors": ([],),
+    "use_beam_search": (False,),
+    "length_penalty": (1,),
+    # Where an answer ends.
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    # What form it has.
+    "response_format": ({"type": "text"},),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structural_tag": (),
+    "regex": (),
+    "ebnf": (),
+    "json_schema": (),
+    "modalities": (["text"],),
+    "audio": (),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "web_search_options": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    # What becomes of the prompt.
+    "suffix": ("",),
+    "prompt_embeds": (),
+    "truncate_prompt_tokens": (),
+    "documents": ([],),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+}
+
+Unsupported = msgspec.defstruct("Unsupported", [(name, Any, None) for name in NEUTRAL], kw_only=True)
+
+
+class Request(Unsupported, kw_only=True):
     """What both endpoints take."""
 
     model: str | None = None
@@ -77,18 +142,6 @@ class Request(msgspec.Struct, kw_only=True):
     stream_options: StreamOptions | None = None
     priority: int | None = None
     ignore_eos: bool | None = None
-    n: Any = None
-    best_of: Any = None
-    logprobs: Any = None
-    top_logprobs: Any = None
-    logit_bias: Any = None
-    frequency_penalty: Any = None
-    presence_penalty: Any = None
-    response_format: Any = None
-    tools: Any = None
-    functions: Any = None
-    echo: Any = None
-    suffix: Any = None
 
     @property
     def stops(self) -> list[str]:
@@ -97,6 +150,11 @@ class Request(msgspec.Struct, kw_only=True):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def limit_field(self) -> str:
+        """Which field says how long the answer may be."""
+        return "max_tokens"
 
     def limit(self) -> int | None:
         return self.max_tokens
@@ -115,6 +173,10 @@ class Request(msgspec.Struct, kw_only=True):
 class ChatRequest(Request, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+
+    @property
+    def limit_field(self) -> str:
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     def limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
@@ -141,23 +203,6 @@ class CompletionRequest(Request, kw_only=True):
         raise ApiError("one non-empty text, or one non-empty list of token ids, is expected", param="prompt")
 
 
-# A field's values that mean "as if it were absent".
-NEUTRAL: dict[str, tuple[object, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "functions": ([],),
-    "echo": (False,),
-    "suffix": ("",),
-}
-
-
 R = TypeVar("R", bound=Request)
 
 
@@ -171,13 +216,18 @@ def parse(body: bytes, kind: type[R]) -> R:
         raise ApiError("the body is not valid JSON") from None
     for field, neutral in NEUTRAL.items():
         value = getattr(request, field)
-        if value is not None and value not in neutral:
+        if value is not None and not any(_same(value, each) for each in neutral):
             raise ApiError(f"`{field}` is not supported by this server", param=field)
     if len(request.stops) > MOST_STOPS or not all(request.stops):
         raise ApiError(f"at most {MOST_STOPS} stop sequences, none empty", param="stop")
     if request.stream_options is not None and not request.stream:
         raise ApiError("`stream_options` needs `stream`", param="stream_options")
     return request
+
+
+def _same(value: object, other: object) -> bool:
+    """Equal, and true is not 1."""
+    return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
 def _invalid(problem: str) -> ApiError:

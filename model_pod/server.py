@@ -198,7 +198,7 @@ class Server:
             prompt = await self._prompt(request)
         except BadPrompt as error:
             raise ApiError(str(error), param=field) from None
-        self._check_length(prompt, params, field)
+        self._check_length(prompt, params, (field, request.limit_field))
         chat = isinstance(request, ChatRequest)
         shape = Shape(
             chat=chat,
@@ -241,12 +241,14 @@ class Server:
             return await self._engine.text_prompt(prompt)
         return await self._engine.token_prompt(prompt)
 
-    def _check_length(self, prompt: Prompt, params: Params, field: str) -> None:
-        most = self._engine.max_model_len
+    def _check_length(self, prompt: Prompt, params: Params, fields: tuple[str, str]) -> None:
+        """Name of the two fields the one without which there would be room: the prompt's, or the answer's."""
+        most, (text, limit) = self._engine.max_model_len, fields
         if prompt.tokens + (params.max_tokens or 1) > most:
-            wanted = f" and {params.max_tokens} for the answer" if params.max_tokens else ""
-            message = f"this model holds {most} tokens; {prompt.tokens} are in the {field}{wanted}"
-            raise ApiError(message, param=field, code="context_length_exceeded")
+            wanted = f" and {limit} asks for {params.max_tokens}" if params.max_tokens else ""
+            message = f"this model holds {most} tokens; {prompt.tokens} are in the {text}{wanted}"
+            blamed = text if prompt.tokens >= most else limit
+            raise ApiError(message, param=blamed, code="context_length_exceeded")
 
     async def _whole(self, answer: Answer) -> web.Response:
         texts: list[str] = []

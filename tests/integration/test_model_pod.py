@@ -178,7 +178,7 @@ def test_a_client_that_leaves_gives_its_slot_back(pod):
     [
         ({"temperature": -1}, "temperature"),
         ({"n": 2}, "n"),
-        ({"max_tokens": 10**6}, "messages"),
+        ({"max_tokens": 10**6}, "max_tokens"),
         ({"logit_bias": {"5": 10}}, "logit_bias"),
     ],
 )

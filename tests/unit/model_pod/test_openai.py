@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from model_pod.openai import ApiError, ChatRequest, CompletionRequest, Shape, models, parse, usage
+from model_pod.openai import NEUTRAL, ApiError, ChatRequest, CompletionRequest, Shape, models, parse, usage
 
 
 def chat(**fields: object) -> ChatRequest:
@@ -37,8 +37,31 @@ def test_stop_is_a_text_or_a_list():
     assert (chat().stops, chat(stop="a").stops, chat(stop=["a", "b"]).stops) == ([], ["a"], ["a", "b"])
 
 
-def test_unknown_fields_and_neutral_values_pass():
-    chat(user="me", n=1, logprobs=False, tools=[], presence_penalty=0.0, response_format={"type": "text"})
+def test_fields_that_change_nothing_or_that_nobody_knows_pass():
+    chat(user="me", metadata={"a": "b"}, service_tier="auto", store=False, parallel_tool_calls=True, mine=[1])
+
+
+NEUTRAL_VALUES = [(field, value) for field, values in NEUTRAL.items() for value in (None, *values)]
+
+
+@pytest.mark.parametrize(("field", "value"), NEUTRAL_VALUES)
+def test_neutral_values_pass(field, value):
+    chat(**{field: value})
+    completion(**{field: value})
+
+
+@pytest.mark.parametrize("field", NEUTRAL)
+def test_what_no_engine_honours_is_refused(field):
+    for endpoint in (chat, completion):
+        with pytest.raises(ApiError) as caught:
+            endpoint(**{field: {"any": "other"}})
+        assert caught.value.detail["param"] == field
+
+
+def test_no_logprobs_and_those_of_the_text_itself_are_not_the_same():
+    completion(logprobs=None)
+    with pytest.raises(ApiError, match="logprobs"):
+        completion(logprobs=0)
 
 
 def test_text_parts_are_joined():
@@ -64,7 +87,19 @@ def test_text_parts_are_joined():
         ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
         ({"n": 2}, "n"),
         ({"n": "1"}, "n"),
+        ({"n": True}, "n"),
+        ({"echo": 0}, "echo"),
+        ({"presence_penalty": False}, "presence_penalty"),
         ({"logprobs": True}, "logprobs"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"min_tokens": 50}, "min_tokens"),
+        ({"top_k": 40}, "top_k"),
+        ({"min_p": 0.05}, "min_p"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty"),
+        ({"stop_token_ids": [2]}, "stop_token_ids"),
+        ({"guided_json": {}}, "guided_json"),
+        ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
