@@ -1,9 +1,11 @@
 """The shipped Envoy configuration, envoy/gateway.yaml, rendered for a list of sidecars.
 
 The file is the configuration: it is valid as it stands, and rendering only replaces what it marks as
-PLACEHOLDER and leaves its tracing out when there is no collector. What Envoy does and why is written there.
+PLACEHOLDER, leaves its tracing out when there is no collector, and retries no more often than there are other
+pods. What Envoy does and why is written there.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -66,7 +68,9 @@ def render(
         "admin": {**document["admin"], "address": _socket(admin)},
         "static_resources": {
             **static,
-            "listeners": [_listener(listener, listen, collector) for listener in static["listeners"]],
+            "listeners": [
+                _listener(listener, listen, collector, len(sidecars)) for listener in static["listeners"]
+            ],
             "clusters": [cluster for cluster in clusters if cluster is not None],
         },
     }
@@ -81,16 +85,30 @@ def _socket(address: Address) -> Document:
     return {"socket_address": {"address": address.host, "port_value": address.port}}
 
 
-def _listener(listener: Document, listen: Address, collector: Address | None) -> Document:
-    chains = listener["filter_chains"]
-    if collector is None:
-        chains = [{**chain, "filters": [_untraced(each) for each in chain["filters"]]} for chain in chains]
-    return {**listener, "address": _socket(listen), "filter_chains": chains}
+def _listener(listener: Document, listen: Address, collector: Address | None, pods: int) -> Document:
+    rendered: Document = copy.deepcopy(listener)
+    rendered["address"] = _socket(listen)
+    for network_filter in (each for chain in rendered["filter_chains"] for each in chain["filters"]):
+        settings = network_filter["typed_config"]
+        if collector is None:
+            settings.pop("tracing", None)
+        for host in settings["route_config"]["virtual_hosts"]:
+            for route in host["routes"]:
+                _limit_retries(route["route"]["retry_policy"], pods)
+    return rendered
 
 
-def _untraced(network_filter: Document) -> Document:
-    settings = {key: value for key, value in network_filter["typed_config"].items() if key != "tracing"}
-    return {**network_filter, "typed_config": settings}
+def _limit_retries(policy: Document, pods: int) -> None:
+    """One try for each pod, and no more than the file allows.
+
+    A refusal names another pod; where all have been asked, asking the first again delays the caller and loads
+    who is full. With a single pod no refusal is repeated, but one retry is left for its connections: one that
+    the sidecar closes just as Envoy takes it from its pool says nothing of the next.
+    """
+    policy["num_retries"] = max(1, min(policy["num_retries"], pods - 1))
+    if pods < 2:
+        causes = policy["retry_on"].split(",")
+        policy["retry_on"] = ",".join(cause for cause in causes if cause != "retriable-headers")
 
 
 def _cluster(cluster: Document, sidecars: Sequence[Sidecar], collector: Address | None) -> Document | None:

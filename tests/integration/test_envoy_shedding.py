@@ -187,7 +187,15 @@ def test_the_access_log_says_what_happened_and_no_secret(tmp_path: Path) -> None
     assert record["path"] == PATH
     assert record["status"] == 503
     assert record["reason"] == "overloaded"
-    assert record["attempts"] == 4
+    assert record["attempts"] == 1
+
+
+def test_each_pod_is_asked_once_and_then_the_caller_is_told(tmp_path: Path) -> None:
+    pods = standin_pods([refuse, refuse])
+    with running_gateway(pods, tmp_path) as running:
+        statuses = asyncio.run(post_all(running.url, pods, 1, b"{}"))
+    assert statuses == {503: 1}
+    assert [len(pod.heads) for pod in pods] == [1, 1]
 
 
 def test_without_any_pod_the_answer_says_so_in_openais_shape(tmp_path: Path) -> None:

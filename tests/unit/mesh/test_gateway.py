@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import pytest
 import yaml
 
 from mesh import gateway
@@ -10,12 +11,13 @@ from mesh.gateway import Address, Sidecar
 
 LISTEN = Address("127.0.0.1", 8001)
 ADMIN = Address("127.0.0.1", 9902)
-SIDECARS = [Sidecar(Address("10.0.0.1", 8080), 9912), Sidecar(Address("10.0.0.2", 8081), 9913)]
 
 
-def rendered(collector: Address | None = None) -> dict[str, Any]:
+def rendered(collector: Address | None = None, pods: int = 2) -> dict[str, Any]:
+    numbers = range(1, pods + 1)
+    sidecars = [Sidecar(Address(f"10.0.0.{number}", 8079 + number), 9911 + number) for number in numbers]
     return gateway.render(
-        gateway.shipped(), listen=LISTEN, admin=ADMIN, sidecars=SIDECARS, collector=collector
+        gateway.shipped(), listen=LISTEN, admin=ADMIN, sidecars=sidecars, collector=collector
     )
 
 
@@ -81,14 +83,31 @@ def test_a_stream_is_ended_by_silence_and_not_by_its_length() -> None:
         assert manager(document)["stream_idle_timeout"] == "630s"
 
 
+@pytest.mark.parametrize(("pods", "retries"), [(0, 1), (1, 1), (2, 1), (3, 2), (4, 3), (9, 3)])
+def test_no_pod_is_asked_twice(pods: int, retries: int) -> None:
+    assert route(rendered(pods=pods))["retry_policy"]["num_retries"] == retries
+
+
+def test_a_refusal_is_repeated_only_where_there_is_another_pod() -> None:
+    policies = [route(rendered(pods=pods))["retry_policy"]["retry_on"] for pods in (1, 2)]
+    assert policies == [
+        "connect-failure,reset-before-request",
+        "connect-failure,reset-before-request,retriable-headers",
+    ]
+
+
 def test_everything_else_is_as_shipped() -> None:
     original = gateway.shipped()
+    # As many as there are tries.
+    sidecars = [Sidecar(Address("127.0.0.1", 8080 + number), 9912 + number) for number in range(4)]
+    cluster = clusters(original)["pods"]
+    cluster.update(clusters(gateway.render(original, listen=LISTEN, admin=ADMIN, sidecars=sidecars))["pods"])
     before = copy.deepcopy(original)
     document = gateway.render(
         original,
         listen=Address("0.0.0.0", 8000),
         admin=Address("127.0.0.1", 9901),
-        sidecars=[Sidecar(Address("127.0.0.1", 8080), 9912)],
+        sidecars=sidecars,
         collector=Address("127.0.0.1", 4318),
     )
     assert document == before
