@@ -6,6 +6,7 @@ import argparse
 import gc
 import logging
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from sidecar.errors import ConfigError
 EXIT_USAGE = 64  # EX_USAGE of sysexits.h: do not restart me, mend the configuration
 
 
+def _open_files() -> int | None:
+    """Raise the limit of open files as far as we may; what it is then. None: there is none."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return None if hard == resource.RLIM_INFINITY else hard
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="headgate sidecar", description="The gate beside one model server.")
     parser.add_argument(
@@ -26,7 +34,10 @@ def main() -> int:
         help="YAML file (default: $HEADGATE_CONFIG)",
     )
     parser.add_argument("--version", action="version", version=f"headgate {VERSION}")
-    arguments = parser.parse_args()
+    try:
+        arguments = parser.parse_args()
+    except SystemExit as end:
+        return EXIT_USAGE if end.code else 0
     if arguments.config is None:
         parser.print_usage(sys.stderr)
         print("headgate sidecar: give --config FILE or set HEADGATE_CONFIG", file=sys.stderr)
@@ -35,7 +46,7 @@ def main() -> int:
         stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING
     )
     try:
-        app = App(arguments.config, os.environ)
+        app = App(arguments.config, os.environ, _open_files())
     except ConfigError as error:
         print(f"headgate sidecar: {arguments.config}: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -48,26 +48,26 @@ class _Admin:
 
     def live(self, query: Query, body: bytes) -> AdminReply:
         """Whether the event loop still turns. Answered off it, for a stuck one could not."""
-        late = self._app.clock.now() - self._app.lifecycle.beat
+        late = self._app.plane.late_s()
         if late < STUCK_AFTER_S:
             return text("live")
         return text(f"the event loop is stuck for {late:.0f} s", 503)
 
     def ready(self, query: Query, body: bytes) -> AdminReply:
         """Whether new work is welcome, and if not, why."""
-        why = self._app.unready()
+        why = self._app.plane.unready()
         return text("ready") if why is None else text(why, 503)
 
     def metrics(self, query: Query, body: bytes) -> AdminReply:
-        page, content_type = self._app.metrics.render("")
+        page, content_type = self._app.plane.metrics.render("")
         return AdminReply(200, page, content_type)
 
     def config(self, query: Query, body: bytes) -> AdminReply:
         """What is in force, without secrets."""
-        return json(redacted(self._app.config))
+        return json(redacted(self._app.plane.config))
 
     def endpoints(self, query: Query, body: bytes) -> AdminReply:
-        endpoint = self._app.endpoint
+        endpoint = self._app.plane.endpoint
         return json(
             [{"address": endpoint.name, "healthy": endpoint.healthy, "in_flight": endpoint.in_flight}]
         )
@@ -77,7 +77,7 @@ class _Admin:
         n = query.get("n", str(_DEFAULT_DECISIONS))
         if not (n.isascii() and n.isdigit()):
             return json({"error": f"n: expected a number, got {n[:32]!r}"}, 400)
-        return json(to_builtins(on_loop(self._loop, lambda: self._app.receipts.last(int(n[:9])))))
+        return json(to_builtins(on_loop(self._loop, lambda: self._app.plane.receipts.last(int(n[:9])))))
 
     def drain(self, query: Query, body: bytes) -> AdminReply:
         on_loop(self._loop, self._app.drain)

@@ -3,9 +3,14 @@
 Everything else is handed a `Clock`, so that a test decides what time it is.
 """
 
+from __future__ import annotations
+
 import random
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Clock(Protocol):
@@ -25,6 +30,20 @@ class Clock(Protocol):
 
     def token(self) -> bytes:
         """32 hex digits nobody else has drawn: a request id, not a secret."""
+        ...
+
+
+class Timer(Protocol):
+    """Something that will be called, unless it is cancelled."""
+
+    def cancel(self) -> None: ...
+
+
+class Alarms(Protocol):
+    """Where one gets called later."""
+
+    def after(self, seconds: float, call: Callable[[Any], None], arg: object) -> Timer:
+        """Call `call(arg)` in `seconds`, or a little later."""
         ...
 
 

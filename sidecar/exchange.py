@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.balance.endpoint import Endpoint
+    from sidecar.clock import Timer
     from sidecar.errors import Refusal
     from sidecar.http1.request import Request
     from sidecar.http1.response import ResponseHead
     from sidecar.pipeline import Pipeline
+    from sidecar.settings import Timeouts
 
 
 class Parked:
@@ -58,12 +60,6 @@ class Attempt(Protocol):
         """Read on."""
 
 
-class Timer(Protocol):
-    """Something that will be called, unless it is cancelled."""
-
-    def cancel(self) -> None: ...
-
-
 class Client(Protocol):
     """The connection an exchange came from."""
 
@@ -100,15 +96,18 @@ class Exchange:
         # the kernel
         "attempt", "entered", "pending", "pipeline", "refusal", "state",
         # who asks, and for what
-        "body", "client_ip", "cls", "deadline", "is_openai", "is_work", "max_tokens", "model", "path",
-        "repeat", "request_id", "stream", "tenant", "weight",
+        "body", "client_ip", "cls", "deadline", "is_openai", "is_work", "last_byte_by", "max_tokens",
+        "model", "path", "repeat", "request_id", "stream", "tenant",
         # where it comes from and goes to
-        "client", "endpoint", "request", "upstream", "when_body",
+        "client", "endpoint", "held", "request", "timeouts", "upstream", "when_body",
         # what happened, and what is to happen
-        "arrived", "bytes_out", "dispatched", "parked", "reason", "responded", "status", "timer", "waited",
+        "alarm", "arrived", "bytes_out", "dispatched", "parked", "reason", "responded", "status", "timer",
+        "waited",
     )  # fmt: skip
 
-    def __init__(self, request: Request, client: Client, pipeline: Pipeline, now: float) -> None:
+    def __init__(
+        self, request: Request, client: Client, pipeline: Pipeline, timeouts: Timeouts, now: float
+    ) -> None:
         self.pipeline = pipeline
         self.state = RUNNING
         self.entered = 0  # how many stages it is inside of
@@ -117,7 +116,6 @@ class Exchange:
         self.attempt = 1
 
         self.tenant = "anonymous"
-        self.weight = 1.0
         self.cls = "standard"
         self.model = "other"
         self.path = ""
@@ -125,13 +123,16 @@ class Exchange:
         self.is_openai = True  # until the path says otherwise: the shape that most callers read
         self.is_work = False
         self.max_tokens: int | None = None
-        self.deadline: float | None = None
+        self.deadline: float | None = None  # for the first byte
+        self.last_byte_by: float | None = None
         self.repeat = 0
         self.request_id = b""
         self.client_ip = client.peer
         self.body: bytes | None = None  # the whole body, when it is one that is read; may be replaced
 
         self.request = request
+        self.timeouts = timeouts
+        self.held = 0  # bytes of its body that count against the budget
         self.client = client
         self.endpoint: Endpoint | None = None
         self.upstream: Attempt | None = None
@@ -143,6 +144,7 @@ class Exchange:
         self.dispatched = 0.0
         self.responded = 0.0  # when the first byte of the answer came
         self.timer: Timer | None = None  # of the stage that parked it
+        self.alarm: Timer | None = None  # of the deadline
         self.status = 0
         self.reason = ""
         self.bytes_out = 0

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+_UNREADY_AFTER_S: Final = 1.0
+_LONGEST_MEMORY_S: Final = 5.0
+
 
 class Lifecycle:
-    """Flags that the data plane sets and others read, from any thread."""
+    """Flags that the data plane sets and others read, from any thread.
 
-    __slots__ = ("beat", "draining", "lag_s", "lagging", "serving")
+    The event loop is lagging once it was late for a second in sum: each late tick adds by how much
+    it was late, each punctual one takes the tick's length off again.
+    """
+
+    __slots__ = ("_late", "beat", "draining", "lag_s", "limit_s", "serving")
 
     def __init__(self) -> None:
         self.serving = False  # the listener is open
         self.draining = False  # on the way out: nothing new is accepted
-        self.lagging = False  # the event loop is too late to be of use
-        self.lag_s = 0.0
+        self.limit_s = 0.5  # a tick later than this is late
+        self.lag_s = 0.0  # how late the last tick was
         self.beat = 0.0  # when the event loop last turned
+        self._late = 0.0
+
+    @property
+    def lagging(self) -> bool:
+        """The event loop is too late to be of use."""
+        return self._late >= _UNREADY_AFTER_S
+
+    @property
+    def tolerance_s(self) -> float:
+        """How long the event loop may be silent before it is lagging, whatever it will say."""
+        return self.limit_s + _UNREADY_AFTER_S
+
+    def tick(self, now: float, due: float, every: float) -> None:
+        """The loop turned at `now`; it was due at `due`, and is `every` so many seconds."""
+        self.beat = now
+        self.lag_s = lag = max(now - due, 0.0)
+        if lag > self.limit_s:
+            self._late = min(self._late + lag, _LONGEST_MEMORY_S)
+        elif self._late:
+            self._late = max(self._late - every, 0.0)

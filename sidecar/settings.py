@@ -23,7 +23,8 @@ MIB: Final = 2**20
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._@:/+-]{0,127}$"
 _DIMENSIONS: Final = ("tenant", "key", "model", "client_ip")
 _HEADER: Final = re.compile(r"header:[!#$%&'*+.^_`|~0-9a-z-]+")
-_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
+_LABEL: Final = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_HOST: Final = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 
 # `title` is what an error message says was expected.
 Seconds = Annotated[float, Meta(gt=0, le=DAY, title="seconds above 0, at most 86400")]
@@ -138,7 +139,7 @@ class Health(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = "none"
     address: Annotated[Address | None, doc("where to ask; absent: engine.address")] = None
     path: Annotated[UrlPath, doc("for kind http: 200 means healthy")] = "/health"
-    interval_s: Annotated[Seconds, doc("between two checks; also how late a dead engine is noticed")] = 5.0
+    interval_s: Annotated[Seconds, doc("between two checks; 0.2 s after one that failed")] = 5.0
     timeout_s: Annotated[Seconds, doc("no answer within this time is a failed check")] = 1.0
 
 
@@ -229,10 +230,6 @@ class Classes(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if total > 1 + 1e-9:
             raise ConfigError("", f"the shares sum to {total:g}; at most 1 can be guaranteed")
 
-    def by_name(self) -> dict[ClassName, ServiceClass]:
-        """In order of rank, highest first."""
-        return {"premium": self.premium, "standard": self.standard, "batch": self.batch}
-
 
 class ClassRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Sets the class of requests that name none themselves. All that is given must match."""
@@ -280,11 +277,6 @@ class Limit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if self.unit == "concurrent" and self.burst is not None:
             raise ConfigError("burst", "has no meaning for unit concurrent")
 
-    @property
-    def capacity(self) -> float:
-        """The burst in force: as given, or 10 s of the rate and at least 1."""
-        return self.burst if self.burst is not None else max(1.0, 10 * self.limit / self.window_s)
-
 
 class Admission(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When a request may run on this pod."""
@@ -303,7 +295,7 @@ class Timeouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     connect_s: Annotated[Seconds, doc("to connect to the engine")] = 1.0
     head_s: Annotated[Seconds, doc("for a whole request head, from its first byte")] = 10.0
-    body_s: Annotated[Seconds, doc("between two pieces of a request body")] = 30.0
+    body_s: Annotated[Seconds, doc("for each 16 KiB of a request body, or its end")] = 30.0
     first_byte_s: Annotated[Seconds, doc("from dispatch to the engine's first byte")] = 600.0
     stall_s: Annotated[Seconds, doc("between two pieces of a streamed answer")] = 300.0
     keep_alive_s: Annotated[
@@ -395,6 +387,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "outlier": self.outlier is not None,
             "retry": self.retry is not None,
             "state_file": self.state_file,
+            "classes": self.classes != Classes(),
+            "engine.kv_tokens": self.engine.kv_tokens,
+            "engine.max_connections": self.engine.max_connections,
+            "tenants[].weight": any(tenant.weight != 1 for tenant in self.tenants),
+            "telemetry.slow_ms": self.telemetry.slow_ms,
         }
         return [name for name, value in given.items() if value]
 

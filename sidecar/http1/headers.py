@@ -34,10 +34,10 @@ _REQUEST: Final = _HOP_BY_HOP | {
     b"x-forwarded-host",
     b"x-forwarded-proto",
     b"x-request-id",
-    # Names with "_" that an engine's framework may read as those with "-".
-    b"content_length",
-    b"transfer_encoding",
 }
+# Words of a proxy, from a caller that is none.
+_PROXY_WORDS: Final = frozenset({b"forwarded", b"x-real-ip", b"x-request-start"})
+_UNTRUSTED: Final = _REQUEST | _PROXY_WORDS
 # Written anew on every answer.
 _RESPONSE: Final = _HOP_BY_HOP | {b"content-length", b"via", b"x-request-id"}
 # Never dropped for being named in Connection: that would let a caller unframe or disarm a request.
@@ -54,12 +54,22 @@ def _named_in(connection: bytes) -> set[bytes]:
     return {token.strip().lower() for token in connection.split(b",")} - _END_TO_END
 
 
-def request_fields(fields: Fields, connection: bytes | None) -> list[bytes]:
-    """What of a request's `fields` goes on to the engine, as pieces of lines."""
-    dropped = _REQUEST if connection in _ORDINARY else _REQUEST | _named_in(connection or b"")
+def request_fields(fields: Fields, connection: bytes | None, *, trusted: bool) -> list[bytes]:
+    """What of a request's `fields` goes on to the engine, as pieces of lines.
+
+    `trusted`: the peer is a proxy whose word about the caller counts. A name with "_" that would be
+    dropped with "-" is dropped too: many frameworks read both as one.
+    """
+    dropped = _REQUEST if trusted else _UNTRUSTED
+    if connection not in _ORDINARY:
+        dropped = dropped | _named_in(connection or b"")
     parts: list[bytes] = []
     for name, value in fields:
         if name not in dropped and name[:11] != INTERNAL:
+            if b"_" in name:
+                alias = name.replace(b"_", b"-")
+                if alias in dropped or alias[:11] == INTERNAL:
+                    continue
             parts += (name, b": ", value, b"\r\n")
     return parts
 

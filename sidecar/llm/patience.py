@@ -1,8 +1,9 @@
 """How long a caller will wait, in the words in which callers say so.
 
 `x-request-timeout-ms` and `grpc-timeout` (gRPC over HTTP/2, "Timeout": at most 8 digits and a unit)
-bound the whole exchange; OpenAI's SDK sends `x-stainless-read-timeout` in seconds. The shortest
-counts. What is not a positive number says nothing; a day is the longest anybody waits.
+bound the whole exchange. OpenAI's SDK sends `x-stainless-read-timeout` in seconds: how long it waits
+for the next byte, hence for the first. The shortest counts. What is not a positive number says
+nothing; a day is the longest anybody waits.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ LONGEST_S: Final = 86_400.0
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
-def patience_s(first: Mapping[bytes, bytes]) -> float | None:
-    """Seconds the caller waits, from its header fields; None: it does not say."""
-    shortest: float | None = None
-    for name, unit in ((b"x-request-timeout-ms", 1e-3), (b"x-stainless-read-timeout", 1.0)):
-        value = first.get(name)
-        if value is not None:
-            shortest = _shorter(shortest, _number(value) * unit)
+def patience_s(first: Mapping[bytes, bytes]) -> tuple[float | None, float | None]:
+    """Seconds the caller waits for the first byte, and for the last; None: it does not say."""
+    whole: float | None = None
+    value = first.get(b"x-request-timeout-ms")
+    if value is not None:
+        whole = _shorter(whole, _number(value) / 1000)
     value = first.get(b"grpc-timeout")
     if value is not None and value[:-1].isdigit() and len(value) <= 9:
-        shortest = _shorter(shortest, int(value[:-1]) * _UNITS.get(value[-1:], 0.0))
-    return shortest
+        whole = _shorter(whole, int(value[:-1]) * _UNITS.get(value[-1:], 0.0))
+    value = first.get(b"x-stainless-read-timeout")
+    return whole if value is None else _shorter(whole, _number(value)), whole
 
 
 def elapsed_s(request_start: bytes, wall: float) -> float:

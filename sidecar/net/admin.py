@@ -8,18 +8,18 @@ held within bounds: connections at once, one request each, a time for the whole 
 import asyncio
 import concurrent.futures
 import http.server
+import ipaddress
 import json as jsonlib
 import logging
-import os
 import socket
 import socketserver
-import stat
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from sidecar.clock import SystemClock
+from sidecar.net.sockets import remove_stale_socket
 from sidecar.settings import Address
 
 _CONNECTIONS: Final = 16
@@ -27,6 +27,7 @@ _QUIET_S: Final = 5.0  # longest wait for one read or write
 _WHOLE_S: Final = 15.0  # longest life of a connection, against peers that drip
 _SWEEP_S: Final = 0.25  # how often lives are checked, and how long stop may take
 _MAX_BODY: Final = 64 * 1024
+_READING: Final = ("GET", "HEAD")
 _BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 T = TypeVar("T")
@@ -109,7 +110,7 @@ class Admin:
         server.shutdown()
         server.server_close()
         if self._address.path:
-            _remove_socket(self._address.path)
+            remove_stale_socket(self._address.path)
 
     @property
     def port(self) -> int:
@@ -133,7 +134,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         where: tuple[str, int] | str = (address.host, address.port)
         if address.path:
             self.address_family, where = socket.AF_UNIX, address.path
-            _remove_socket(address.path)
+            remove_stale_socket(address.path)
         elif ":" in address.host:
             self.address_family = socket.AF_INET6
         super().__init__(where, _Request)  # type: ignore[arg-type]  # TCPServer binds what its family wants
@@ -195,6 +196,9 @@ class _Request(http.server.BaseHTTPRequestHandler):
             return
         routes = self.server.routes
         handler = routes.get(("GET" if self.command == "HEAD" else self.command, url.path))
+        if handler is not None and self.command not in _READING and not self._is_local():
+            self._send(json({"error": "only from this machine"}, 403))
+            return
         if handler is not None:
             self._send(self._call(handler, query, body))
             return
@@ -213,6 +217,11 @@ class _Request(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         log.debug(format, *args)
+
+    def _is_local(self) -> bool:
+        """Whoever may look at a pod over the network may not change it."""
+        peer = self.client_address
+        return not isinstance(peer, tuple) or ipaddress.ip_address(peer[0]).is_loopback
 
     def _body(self) -> bytes | None:
         length = self.headers.get("content-length", "0")
@@ -251,12 +260,3 @@ class _Request(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(reply.body)
-
-
-def _remove_socket(path: str) -> None:
-    """A socket file outlives its process; anything else at `path` is left alone."""
-    try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.unlink(path)
-    except FileNotFoundError:
-        pass

@@ -150,8 +150,7 @@ class Connections:
 class LoopDialer:
     """The real one. Making a connection is rare, so a task for it costs nothing that matters."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()  # a task nobody holds may be collected
 
     def dial(
@@ -161,7 +160,7 @@ class LoopDialer:
         made: Callable[[], Upstream],
         then: Callable[[Upstream | None], None],
     ) -> None:
-        task = self._loop.create_task(self._connect(endpoint, timeout_s, made, then))
+        task = asyncio.get_running_loop().create_task(self._connect(endpoint, timeout_s, made, then))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -172,13 +171,15 @@ class LoopDialer:
         made: Callable[[], Upstream],
         then: Callable[[Upstream | None], None],
     ) -> None:
+        loop = asyncio.get_running_loop()
         upstream: Upstream | None = None
         try:
             async with asyncio.timeout(timeout_s):
                 if endpoint.path:
-                    _, upstream = await self._loop.create_unix_connection(made, endpoint.path)
+                    _, upstream = await loop.create_unix_connection(made, endpoint.path)
                 else:
-                    _, upstream = await self._loop.create_connection(made, endpoint.host, endpoint.port)
-        except (OSError, TimeoutError) as error:
+                    _, upstream = await loop.create_connection(made, endpoint.host, endpoint.port)
+        except Exception as error:  # whatever it is, somebody waits for the outcome
+            endpoint.refused += 1
             log.warning("connecting to %s failed: %s", endpoint.name, error or "timed out")
         then(upstream)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sidecar.net.sockets import peer_has_left
+
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
     from sidecar.clock import Clock
     from sidecar.http1.forwarded import Trust
     from sidecar.lifecycle import Lifecycle
@@ -16,15 +21,14 @@ if TYPE_CHECKING:
 
 
 class Context:
-    """A reload replaces the second group; exchanges keep the pipeline they started with."""
+    """A reload replaces what `configure` sets; exchanges keep the pipeline and time-outs they began with."""
 
     __slots__ = (
-        "buffered",
         "clients",
         "clock",
         "connections",
+        "has_left",
         "lifecycle",
-        "max_buffered",
         "max_connections",
         "overload_status",
         "pipeline",
@@ -43,13 +47,12 @@ class Context:
         self.timers = timers
         self.lifecycle = lifecycle
         self.clients: set[Downstream] = set()
-        self.buffered = 0  # bytes of request bodies held whole
+        self.has_left: Callable[[asyncio.BaseTransport], bool] = peer_has_left
 
     def configure(self, config: Config, pipeline: Pipeline, trust: Trust) -> None:
         """Put a configuration in force for what begins now."""
         self.pipeline = pipeline
         self.trust = trust
         self.timeouts = config.timeouts
-        self.max_buffered = config.max_buffered_bytes
         self.max_connections = config.max_connections
         self.overload_status = config.admission.overload_status

@@ -5,20 +5,19 @@ its head and, beyond a few, unread. A connection is in one of these situations, 
 
     idle        between requests            keep_alive_s, then closed
     head        a head has begun            head_s, then 408
-    body        a body is coming            body_s between two pieces, then 408
+    body        a body is coming            body_s for each 16 KiB of it or its end, then 408
     exchange    the pipeline has it         the pipeline's and the upstream's time-outs
     congested   the client does not read    stall_s, then closed
     hanging up  the last answer is out      LINGER_S of unread input, so that no reset eats the answer
 
 The client has gone when its side is closed while an exchange is under way: a half-closed sender
-cannot be told from one that left, and a GPU must not work for the latter.
+cannot be told from one that left, and a GPU must not work for the latter. While nobody reads, because
+the body has nobody to take it or too much was read ahead, the socket is asked four times a second.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.errors import (
@@ -35,6 +34,7 @@ from sidecar.http1.encode import CONTINUE, LAST_CHUNK, chunk
 from sidecar.http1.request import Request, RequestReader
 from sidecar.llm.errors import error_event
 from sidecar.net.answers import engine_head, own_answer
+from sidecar.net.sockets import reset_on_close
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 LINGER_S: Final = 2.0
 _MAX_PIPELINED: Final = 16  # requests read ahead,
-_MAX_AHEAD: Final = 256 * 1024  # and bytes of their bodies
-_NO_REQUEST: Final = Request(b"", b"", "1.1", [], False)  # stands for bytes that are none
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_MAX_AHEAD: Final = 64 * 1024  # and bytes of their bodies
+_LEAST_OF_BODY: Final = 16 * 1024  # bytes that must come within body_s
+_LOOK_EVERY_S: Final = 0.25
 
 
 class Downstream(asyncio.Protocol):
@@ -55,7 +55,7 @@ class Downstream(asyncio.Protocol):
     __slots__ = (
         "_answering",
         "_began",
-        "_body_bytes",
+        "_body_seen",
         "_chunked",
         "_closing",
         "_congested_since",
@@ -63,6 +63,7 @@ class Downstream(asyncio.Protocol):
         "_event_stream",
         "_failure",
         "_heard",
+        "_looking",
         "_proceeding",
         "_reader",
         "_reading",
@@ -85,9 +86,10 @@ class Downstream(asyncio.Protocol):
         self._reading = True
         self._closing = False
         self._congested_since = 0.0
-        self._body_bytes = 0  # of the current exchange, counted in context.buffered
+        self._looking = False  # for a client that leaves while nobody reads
         self._heard = 0.0
         self._began = 0.0  # the wait for the client: for a request, its head's rest, or more of its body
+        self._body_seen = 0  # bytes of the body that had come then
         self._forget_answer()
         self.peer = ""
 
@@ -115,7 +117,7 @@ class Downstream(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         self._heard = self._began = context.clock.now()
-        self._timer = context.timers.after(context.timeouts.head_s, self._check, None)
+        self._timer = context.timers.after(self._every(), self._check, None)
         context.clients.add(self)
         if len(context.clients) > context.max_connections:
             self._failure = ProtocolError(TOO_MANY_CONNECTIONS, "try another pod")
@@ -147,7 +149,7 @@ class Downstream(asyncio.Protocol):
         self._context.clients.discard(self)
         x = self._x
         if x is not None:
-            self._detach()
+            self._x = None
             x.status = CLIENT_GONE.status
             x.reason = CLIENT_GONE.reason
             if x.upstream is not None:
@@ -163,6 +165,7 @@ class Downstream(asyncio.Protocol):
         self._congested_since = 0.0
         if self._x is not None and self._x.upstream is not None:
             self._x.upstream.resume()
+        self._proceed()
 
     # Requests in.
 
@@ -172,46 +175,44 @@ class Downstream(asyncio.Protocol):
             return
         self._proceeding = True
         requests = self._reader.requests
-        while self._x is None and requests and not self._closing:
+        # A client that does not read its answers gets no further ones: they would pile up here.
+        while requests and self._x is None and not self._closing and not self._congested_since:
             self._begin(requests.popleft())
         self._proceeding = False
-        x = self._x
-        if self._failure is not None and x is None and not self._closing:
-            self._begin(_NO_REQUEST, _refused(self._failure, self._context.clock))
-        elif self._failure is not None and x is not None and not x.request.complete:
-            x.pipeline.refuse(x, _refused(self._failure, self._context.clock))
+        if self._failure is not None and not requests:
+            self._answer_failure(self._failure)
         elif requests and (len(requests) > _MAX_PIPELINED or sum(r.received for r in requests) > _MAX_AHEAD):
             self.read_on(False)  # their turn has to come first
 
+    def _answer_failure(self, failure: ProtocolError) -> None:
+        """What was read last is no request: say so once its turn has come."""
+        x = self._x
+        refused = _refused(failure, self._context.clock)
+        if x is None and not self._closing:
+            self._begin(Request(b"", b"", "1.1", [], False), refused)
+        elif x is not None and not x.request.complete:
+            x.pipeline.refuse(x, refused)
+
     def _begin(self, request: Request, refused: Reply | None = None) -> None:
         context = self._context
-        x = Exchange(request, self, context.pipeline, self._heard)
+        x = Exchange(request, self, context.pipeline, context.timeouts, self._heard)
         x.refusal = refused
         self._x = x
+        self._body_seen = 0
         x.pipeline.start(x)
         if x is self._x and request.received:
             self._body_progressed(x)
 
     def _body_progressed(self, x: Exchange) -> None:
         request = x.request
-        if x.body is None and x.when_body is None:
-            if request.chunks:  # it streams through
-                if x.upstream is not None:
-                    x.upstream.send_more()
-                elif not request.complete:
-                    self.read_on(False)  # until there is somebody to take it
-            elif request.complete and x.upstream is not None:
-                x.upstream.send_more()
-            return
-        if self._body_bytes == request.received and not request.complete:
-            return
-        self._context.buffered += request.received - self._body_bytes
-        self._body_bytes = request.received
         if x.when_body is not None:
-            if self._context.buffered > self._context.max_buffered:
-                x.pipeline.refuse(x, Reply(OVERLOADED, retry_after_s=self._context.clock.jitter(1.0, 0.2)))
-            else:
-                x.when_body(x)
+            x.when_body(x)
+        elif x.body is None:  # it streams through
+            if x.upstream is not None:
+                if request.chunks or request.complete:
+                    x.upstream.send_more()
+            elif request.chunks and not request.complete:
+                self.read_on(False)  # until there is somebody to take it
 
     def want_body(self, x: Exchange) -> None:
         """Let the body come."""
@@ -224,10 +225,24 @@ class Downstream(asyncio.Protocol):
         if on != self._reading and not self._transport.is_closing():
             self._reading = on
             if on:
-                self._began = self._context.clock.now()
+                self._wait_anew()
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
+                if not self._looking:
+                    self._looking = True
+                    self._context.timers.after(_LOOK_EVERY_S, self._look_for_departure, None)
+
+    def _look_for_departure(self, _: None) -> None:
+        """Reading is paused, so that the end of the client's side is not heard of."""
+        self._looking = False
+        if self._reading or self._transport.is_closing():
+            return
+        if self._context.has_left(self._transport):
+            self._transport.abort()
+        else:
+            self._looking = True
+            self._context.timers.after(_LOOK_EVERY_S, self._look_for_departure, None)
 
     # Answers out.
 
@@ -288,9 +303,7 @@ class Downstream(asyncio.Protocol):
             self._transport.write(chunk(error_event(refusal)))
         elif self._until_close:
             # Here the end of the connection is the end of the answer, unless it is a reset.
-            sock = self._transport.get_extra_info("socket")
-            if sock is not None and sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            reset_on_close(self._transport)
             self._transport.abort()
         self._closing = True
         self._end()
@@ -310,26 +323,27 @@ class Downstream(asyncio.Protocol):
 
     def _end(self) -> None:
         """The answer is out: on to the next request, or hang up."""
-        self._detach()
+        self._x = None
         self._forget_answer()
-        self._began = self._context.clock.now()
+        self._wait_anew()
         if self._closing:
             self._hang_up()
             return
         self.read_on(True)
         self._proceed()
 
-    def _detach(self) -> None:
-        self._x = None
-        self._context.buffered -= self._body_bytes
-        self._body_bytes = 0
+    def _wait_anew(self) -> None:
+        """The client could not have done anything before this."""
+        self._began = self._context.clock.now()
+        self._body_seen = 0 if self._x is None else self._x.request.received
 
     def _hang_up(self) -> None:
         """Close, once what was written is out and the client has stopped sending."""
         transport = self._transport
         if transport.is_closing():
             return
-        sent = self._reader.current is None and self._failure is None
+        reader = self._reader
+        sent = reader.current is None and not reader.requests and self._failure is None and self._reading
         self._timer.cancel()
         timeout = LINGER_S if not sent and not self.is_congested else self._context.timeouts.stall_s
         self._timer = self._context.timers.after(timeout, self._cut, None)
@@ -358,29 +372,34 @@ class Downstream(asyncio.Protocol):
     def _cut(self, _: None) -> None:
         self._transport.abort()
 
+    def _every(self) -> float:
+        """How often to look at the time-outs: a wait may last a quarter longer than it should."""
+        timeouts = self._context.timeouts
+        return min(timeouts.head_s, timeouts.body_s, timeouts.keep_alive_s, timeouts.stall_s) / 4
+
     def _check(self, _: None) -> None:
         """Enforce the time-outs of the file head; runs every now and then while the connection lives."""
         context = self._context
         timeouts, now = context.timeouts, context.clock.now()
         x = self._x
+        waited = now - self._began
         if self._congested_since and now - self._congested_since >= timeouts.stall_s:
             self._transport.abort()
         elif x is None and self._reader.is_idle:
-            if now - self._began >= timeouts.keep_alive_s:
+            if waited >= timeouts.keep_alive_s:
                 self._closing = True
                 self._hang_up()
         elif x is None:
-            if now - self._began >= timeouts.head_s:
+            if waited >= timeouts.head_s:
                 self._failure = ProtocolError(REQUEST_TIMEOUT, "the head")
                 self._proceed()
-        elif x.request.complete or not self._reading:
-            pass  # nothing is expected of the client
-        elif now - max(self._heard, self._began) >= timeouts.body_s:
-            x.pipeline.refuse(x, Reply(REQUEST_TIMEOUT))
+        elif not x.request.complete and self._reading and waited >= x.timeouts.body_s:
+            if x.request.received - self._body_seen < _LEAST_OF_BODY:
+                x.pipeline.refuse(x, Reply(REQUEST_TIMEOUT))
+            else:
+                self._wait_anew()
         if not self._closing or self._x is not None:
-            self._timer = context.timers.after(
-                min(timeouts.head_s, timeouts.body_s, timeouts.keep_alive_s), self._check, None
-            )
+            self._timer = context.timers.after(self._every(), self._check, None)
 
 
 def _refused(failure: ProtocolError, clock: Clock) -> Reply:

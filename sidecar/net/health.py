@@ -9,6 +9,8 @@ hold no thread (`experimental_non_blocking`): any number of watchers leaves Chec
 Importing grpc costs tens of milliseconds and megabytes: only a pod that sets `health_listen` pays.
 """
 
+import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -19,6 +21,7 @@ from sidecar.settings import Address
 
 POD: Final = ""
 ENGINE: Final = "engine"
+_ASK_EVERY_S: Final = 0.25
 
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # two sidecars on one port are a mistake, not a pool
@@ -28,18 +31,24 @@ _OPTIONS: Final = (
 
 
 class HealthServer:
-    """Serves the health of the pod at `address`, which may have port 0. NOT_SERVING until told."""
+    """Serves at `address`, which may have port 0, what each of `services` answers when asked.
 
-    def __init__(self, address: Address) -> None:
+    They are asked every quarter of a second from a thread of its own, so that a stuck event loop is
+    noticed too. Everything is NOT_SERVING until `start`.
+    """
+
+    def __init__(self, address: Address, services: Mapping[str, Callable[[], bool]]) -> None:
         self._address = address
+        self._services = services
         self._servicer = health.HealthServicer(experimental_non_blocking=True)
         self._server = grpc.server(
             ThreadPoolExecutor(max_workers=2, thread_name_prefix="health"), options=_OPTIONS
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, self._server)
         self._told: dict[str, bool] = {}
+        self._telling = threading.Lock()
+        self._stopped = threading.Event()
         self.port = 0
-        self.set(False)
 
     def start(self) -> None:
         """Raises OSError when the address cannot be listened on."""
@@ -47,21 +56,20 @@ class HealthServer:
             self.port = self._server.add_insecure_port(str(self._address))
         except RuntimeError as error:
             raise OSError(f"cannot listen on {self._address}") from error
+        self.refresh()
         self._server.start()
+        threading.Thread(target=self._watch, name="health-watch", daemon=True).start()
 
-    def set(self, serving: bool) -> None:
-        """The state of the pod and of its engine."""
-        self.set_service(POD, serving)
-        self.set_service(ENGINE, serving)
-
-    def set_service(self, name: str, serving: bool) -> None:
-        """The state of one service. Watchers hear of changes, and of nothing else."""
-        # The servicer tells its watchers whatever is set, again and again.
-        if self._told.get(name) == serving:
-            return
-        self._told[name] = serving
+    def refresh(self) -> None:
+        """Ask now. Watchers hear of changes, and of nothing else."""
         statuses = health_pb2.HealthCheckResponse
-        self._servicer.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)
+        with self._telling:
+            for name, ask in self._services.items():
+                serving = ask()
+                # The servicer tells its watchers whatever is set, again and again.
+                if self._told.get(name) != serving:
+                    self._told[name] = serving
+                    self._servicer.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)
 
     def drain(self) -> None:
         """NOT_SERVING for all, and deaf to what is set afterwards. Safe to call twice."""
@@ -69,4 +77,9 @@ class HealthServer:
 
     def stop(self) -> None:
         """Close the listener; watchers see their streams cancelled. Safe to call twice."""
+        self._stopped.set()
         self._server.stop(grace=None).wait(5)
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(_ASK_EVERY_S):
+            self.refresh()

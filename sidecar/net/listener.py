@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
 from typing import TYPE_CHECKING, Final
 
 from sidecar.net.downstream import Downstream
+from sidecar.net.sockets import remove_stale_socket
 
 if TYPE_CHECKING:
     from sidecar.net.context import Context
@@ -33,7 +32,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         address = self._address
         if address.path:
-            _remove_stale_socket(address.path)
+            remove_stale_socket(address.path)
             self._server = await loop.create_unix_server(self._accept, address.path, backlog=_BACKLOG)
         else:
             self._server = await loop.create_server(
@@ -72,12 +71,3 @@ class Listener:
 
     def _accept(self) -> Downstream:
         return Downstream(self._context)
-
-
-def _remove_stale_socket(path: str) -> None:
-    """A socket file left by a process that was killed would keep us from listening."""
-    try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.unlink(path)
-    except FileNotFoundError:
-        pass

@@ -7,19 +7,18 @@ import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.balance.health import Check, HealthState
-from sidecar.errors import ProtocolError
 from sidecar.http1.response import ResponseReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sidecar.balance.endpoint import Endpoint
     from sidecar.llm.models import Catalog
     from sidecar.settings import Address
 
 _MAX_ANSWER: Final = 4 * 1024 * 1024
+_SOON_S: Final = 0.2
 _MODELS_EVERY_S: Final = 30.0  # adapters come and go at run time
 _MODELS_RETRY_S: Final = 1.0
+_MODELS_PATIENCE_S: Final = 5.0
 _MODELS_TIMEOUT_S: Final = 5.0
 
 log = logging.getLogger("headgate.probe")
@@ -43,7 +42,8 @@ class HttpProber:
     async def check(self) -> Check:
         try:
             status, _ = await fetch(self._address, self._path, self._timeout_s)
-        except (OSError, TimeoutError, ProtocolError):
+        except Exception as error:  # a check that fails to be made must not end the checking
+            log.debug("%s: %s", self._address, error or "timed out")
             return Check.UNREACHABLE
         return Check.SERVING if status == 200 else Check.NOT_SERVING
 
@@ -81,10 +81,12 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return response.head.status, body
 
 
-async def watch_health(
-    prober: Prober, endpoint: Endpoint, interval_s: float, changed: Callable[[], None]
-) -> None:
-    """Keep `endpoint.healthy` true to what the checks say, for ever."""
+async def watch_health(prober: Prober, endpoint: Endpoint, interval_s: float) -> None:
+    """Keep `endpoint.healthy` true to what the checks say, for ever.
+
+    The next check comes after `interval_s`, but soon after one that failed, and when the endpoint
+    refused a connection meanwhile.
+    """
     state = HealthState(endpoint.healthy)
     while True:
         result = await prober.check()
@@ -92,22 +94,29 @@ async def watch_health(
             endpoint.healthy = state.healthy
             verdict = "healthy" if state.healthy else "out"
             log.info("engine %s is %s (%s)", endpoint.name, verdict, result.value)
-            changed()
-        # Until it is well look often: a pod should not wait for its first request because of us.
-        await asyncio.sleep(interval_s if state.healthy else min(interval_s, 0.2))
+        refused = endpoint.refused
+        pause = min(interval_s, _SOON_S)
+        waited = 0.0
+        while waited < (interval_s if result is Check.SERVING else pause) and endpoint.refused == refused:
+            await asyncio.sleep(pause)
+            waited += pause
 
 
 async def watch_models(address: Address, catalog: Catalog) -> None:
     """Keep `catalog` true to what the engine lists, for ever."""
     complained = False
+    pause = _MODELS_RETRY_S / 2
     while True:
         try:
             status, listing = await fetch(address, "/v1/models", _MODELS_TIMEOUT_S)
-            if status == 200:
-                catalog.load(listing)
+            if status != 200:
+                raise ValueError(f"the engine answers {status}")
+            catalog.load(listing)
             complained = False
-        except (OSError, TimeoutError, ProtocolError, ValueError) as error:
+            pause = _MODELS_EVERY_S
+        except Exception as error:  # without names every model is `other`; nothing else depends on it
             if not complained:
-                log.info("the engine's list of models cannot be had yet: %s", error or "timed out")
+                log.warning("the engine's list of models cannot be had: %s", error or "timed out")
             complained = True
-        await asyncio.sleep(_MODELS_EVERY_S if len(catalog) else _MODELS_RETRY_S)
+            pause = min(pause * 2, _MODELS_PATIENCE_S)
+        await asyncio.sleep(pause)

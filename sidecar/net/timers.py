@@ -1,8 +1,9 @@
 """Coarse timers for the data plane: a hashed timing wheel (Varghese and Lauck 1987).
 
-A timer stands in the bucket of the 50 ms tick after it is due. Adding and cancelling are one
-dictionary operation, against about 1 us for an `asyncio` handle. `advance` is called by the
-application's tick.
+A timer stands in the bucket of the 50 ms tick after it is due, or, when that is further away than the
+horizon, in the bucket there, and from there again: so the number of buckets is bounded, whatever
+callers ask for. Adding and cancelling are one dictionary operation, against about 1 us for an
+`asyncio` handle. `advance` is called by the application's tick.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TICK_S: Final = 0.05
+HORIZON: Final = 1200  # ticks: a minute
 
 log = logging.getLogger("headgate.timers")
 
@@ -21,17 +23,17 @@ log = logging.getLogger("headgate.timers")
 class Timer:
     """One call to come. Keep it to cancel it."""
 
-    __slots__ = ("_arg", "_bucket", "_call")
+    __slots__ = ("_arg", "_call", "bucket", "due")
 
-    def __init__(self, bucket: dict[Timer, None], call: Callable[[Any], None], arg: object) -> None:
-        self._bucket = bucket
+    def __init__(self, due: int, call: Callable[[Any], None], arg: object) -> None:
+        self.due = due  # the tick
+        self.bucket: dict[Timer, None] = {}
         self._call = call
         self._arg = arg
-        bucket[self] = None
 
     def cancel(self) -> None:
         """Forget it. Safe to call twice, and after it was called."""
-        self._bucket.pop(self, None)
+        self.bucket.pop(self, None)
 
     def run(self) -> None:
         self._call(self._arg)
@@ -49,11 +51,17 @@ class Timers:
 
     def after(self, seconds: float, call: Callable[[Any], None], arg: object) -> Timer:
         """Call `call(arg)` in `seconds`, or up to two ticks later."""
-        tick = max(int((self._now() + seconds) / TICK_S), self._tick) + 1
+        timer = Timer(max(int((self._now() + seconds) / TICK_S), self._tick) + 1, call, arg)
+        self._place(timer)
+        return timer
+
+    def _place(self, timer: Timer) -> None:
+        tick = min(timer.due, self._tick + HORIZON)
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = {}
-        return Timer(bucket, call, arg)
+        timer.bucket = bucket
+        bucket[timer] = None
 
     def advance(self) -> None:
         """Call what is due. A call that raises is logged and stops no other."""
@@ -67,6 +75,9 @@ class Timers:
             bucket = self._buckets.pop(tick)
             while bucket:
                 timer, _ = bucket.popitem()
+                if timer.due > until:
+                    self._place(timer)
+                    continue
                 try:
                     timer.run()
                 except Exception:

@@ -1,7 +1,7 @@
 """A connection to an engine: one exchange at a time out, its answer back as it comes.
 
-While it carries an exchange: no first byte within `first_byte_s` or by the caller's deadline, or no
-further byte for `stall_s`, ends it. While it is idle any byte from the engine discards it, so that
+While it carries an exchange: no first byte within `first_byte_s` of the last one sent, or no further
+byte for `stall_s`, ends it. While it is idle any byte from the engine discards it, so that
 nobody gets an answer to another's question.
 """
 
@@ -15,7 +15,6 @@ from sidecar.errors import (
     FIRST_TOKEN_TIMEOUT,
     INTERNAL,
     STALLED,
-    TIMEOUT,
     UPSTREAM_RESET,
     ProtocolError,
     Refusal,
@@ -43,7 +42,6 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_context",
-        "_deadline",
         "_head_seen",
         "_heard",
         "_reader",
@@ -67,7 +65,6 @@ class Upstream(asyncio.Protocol):
         self._head_seen = False
         self._streams = False  # the request's body is sent as it comes
         self._heard = 0.0
-        self._deadline: Timer | None = None
 
     @property
     def is_usable(self) -> bool:
@@ -139,10 +136,6 @@ class Upstream(asyncio.Protocol):
         self._head_seen = False
         self._heard = self._context.clock.now()
         self._reader.expect(x.request.method)
-        if x.deadline is not None:
-            self._deadline = self._context.timers.after(
-                max(x.deadline - self._heard, 0.0), self._deadline_passed, x
-            )
         if x.client.is_congested:
             self.pause()
         body = x.body
@@ -170,6 +163,7 @@ class Upstream(asyncio.Protocol):
             if request.complete:
                 data += LAST_CHUNK
         if request.complete:
+            self._heard = self._context.clock.now()  # the engine's time begins
             self._streams = False  # first: how slowly the engine takes the rest is not the client's matter
         if data:
             self._transport.write(data)
@@ -197,7 +191,7 @@ class Upstream(asyncio.Protocol):
             method,
             target,
             host,
-            b"".join(request_fields(request.fields, first.get(b"connection"))),
+            b"".join(request_fields(request.fields, first.get(b"connection"), trusted=trusted)),
             framing,
             via,
             VIA,
@@ -221,7 +215,6 @@ class Upstream(asyncio.Protocol):
         if head is None:
             return None
         self._head_seen = True
-        self._cancel_deadline()
         x.responded = self._heard
         x.status = head.status
         return head if x.pipeline.response(x) else None
@@ -270,16 +263,6 @@ class Upstream(asyncio.Protocol):
         if x is not None:
             x.upstream = None
             self._x = None
-        self._cancel_deadline()
-
-    def _cancel_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _deadline_passed(self, x: Exchange) -> None:
-        if self._x is x:
-            self._fail(TIMEOUT)
 
     def _every(self) -> float:
         """How often to look at the time-outs: often enough for the shortest, rarely enough for thousands."""
@@ -289,10 +272,10 @@ class Upstream(asyncio.Protocol):
     def _check(self, _: None) -> None:
         x = self._x
         if x is not None and not x.client.is_congested:
-            timeouts = self._context.timeouts
+            timeouts = x.timeouts
             silence = self._context.clock.now() - self._heard
             if not self._head_seen:
-                if silence >= timeouts.first_byte_s:
+                if silence >= timeouts.first_byte_s and not self._streams:
                     self._fail(FIRST_TOKEN_TIMEOUT)
             elif silence >= timeouts.stall_s:
                 self._fail(STALLED)

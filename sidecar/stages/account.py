@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sidecar.telemetry.receipts import Receipts
 
 
+_MAX_PATH: Final = 256  # characters kept of it
 _SIGNS: Final = b"-_.:/+=|"  # beside letters and digits, in request ids that are believed
 
 
@@ -52,7 +53,7 @@ class Account(Stage):
             request_id=x.request_id.decode("latin-1"),
             client=x.client_ip,
             method=x.request.method.decode("latin-1"),
-            path=x.path,
+            path=x.path[:_MAX_PATH],
             tenant=x.tenant,
             cls=x.cls,
             model=x.model,
@@ -61,6 +62,7 @@ class Account(Stage):
             reason=x.reason,
             endpoint=x.endpoint.name if x.endpoint is not None else "",
             attempts=x.attempt,
+            repeat=x.repeat,
             duration_ms=duration * 1000,
             queue_ms=x.waited * 1000,
             upstream_ms=(responded - x.dispatched) * 1000 if responded else 0.0,

@@ -7,36 +7,28 @@ Everything but work passes: a list of models must not wait behind a generation.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sidecar.errors import QUEUE_FULL, QUEUE_TIMEOUT
-from sidecar.exchange import PARKED, WAITING, Exchange, Reply, Timer, Verdict
+from sidecar.exchange import PARKED, WAITING, Exchange, Reply, Verdict
 from sidecar.flow.gate import ENTERED, FULL, Gate
 from sidecar.pipeline import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sidecar.clock import Clock
+    from sidecar.clock import Alarms, Clock
     from sidecar.errors import Refusal
     from sidecar.settings import Admission
-
-
-class TimerPort(Protocol):
-    """Where a stage gets called later."""
-
-    def after(self, seconds: float, call: Callable[[Exchange], None], arg: Exchange) -> Timer: ...
 
 
 class Admit(Stage):
     """Holds the gate. The gate outlives a reload, so nobody loses a slot or a place to it."""
 
-    def __init__(self, settings: Admission, gate: Gate[Exchange], clock: Clock, timers: TimerPort) -> None:
+    def __init__(self, settings: Admission, gate: Gate[Exchange], clock: Clock, alarms: Alarms) -> None:
         self._off = settings.mode == "off"
         self._timeout = settings.queue_timeout_s
         self._gate = gate
         self._clock = clock
-        self._timers = timers
+        self._alarms = alarms
 
     def on_request(self, x: Exchange) -> Verdict:
         if self._off or not x.is_work:
@@ -49,7 +41,7 @@ class Admit(Stage):
         now = self._clock.now()
         patience = self._timeout if x.deadline is None else min(self._timeout, x.deadline - now)
         x.parked = now
-        x.timer = self._timers.after(max(patience, 0.0), self._give_up, x)
+        x.timer = self._alarms.after(max(patience, 0.0), self._give_up, x)
         return PARKED
 
     def on_complete(self, x: Exchange) -> None:

@@ -1,8 +1,11 @@
-"""Who asks, and for what. Pure parts: `llm.request`, `llm.patience`, `llm.models`, `http1.forwarded`.
+"""Who asks, and for what. Pure parts: `llm`, `http1.forwarded`, `flow.budget`.
 
 In two halves. The head says who: tenant, address, deadline; a caller who is turned away is
 turned away before the body is sent. The body says what: model, stream, max_tokens, class. While
 the body is still coming the exchange is parked here. Nothing below reads the request again.
+
+Two things are taken here and given back at the end: room for the body, and an alarm for the deadline,
+which ends the exchange wherever it is.
 """
 
 from __future__ import annotations
@@ -10,7 +13,15 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final
 
-from sidecar.errors import BODY_TOO_LARGE, DRAINING, EXPECTATION, FORBIDDEN, UNAUTHENTICATED
+from sidecar.errors import (
+    BODY_TOO_LARGE,
+    DRAINING,
+    EXPECTATION,
+    FORBIDDEN,
+    OVERLOADED,
+    TIMEOUT,
+    UNAUTHENTICATED,
+)
 from sidecar.exchange import PARKED, WAITING, Exchange, Reply, Verdict
 from sidecar.http1.headers import joined
 from sidecar.llm.patience import elapsed_s, patience_s
@@ -20,7 +31,8 @@ from sidecar.pipeline import Stage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sidecar.clock import Clock
+    from sidecar.clock import Alarms, Clock
+    from sidecar.flow.budget import Budget
     from sidecar.http1.forwarded import Trust
     from sidecar.lifecycle import Lifecycle
     from sidecar.llm.models import Catalog
@@ -36,9 +48,18 @@ class Identify(Stage):
     """Fills the second group of the exchange's fields."""
 
     def __init__(
-        self, config: Config, clock: Clock, catalog: Catalog, trust: Trust, lifecycle: Lifecycle
+        self,
+        config: Config,
+        clock: Clock,
+        alarms: Alarms,
+        catalog: Catalog,
+        trust: Trust,
+        lifecycle: Lifecycle,
+        bodies: Budget,
     ) -> None:
         self._clock = clock
+        self._alarms = alarms
+        self._bodies = bodies
         self._catalog = catalog
         self._trust = trust
         self._lifecycle = lifecycle
@@ -68,8 +89,11 @@ class Identify(Stage):
         if tenant is None:
             return Reply(UNAUTHENTICATED)
         x.tenant = tenant.name
-        x.weight = tenant.weight
         x.cls = tenant.cls
+        if x.deadline is not None:
+            if x.deadline <= x.arrived:
+                return Reply(TIMEOUT)
+            x.alarm = self._alarms.after(x.deadline - x.arrived, self._out_of_time, x)
         expect = first.get(b"expect")
         if expect is not None and expect.lower() != b"100-continue":
             return Reply(EXPECTATION)
@@ -81,10 +105,29 @@ class Identify(Stage):
             x.client.want_body(x)
         return None
 
+    def on_response(self, x: Exchange) -> None:
+        self._disarm(x)
+        if x.last_byte_by is not None:
+            left = x.last_byte_by - self._clock.now()
+            x.alarm = self._alarms.after(max(left, 0.0), self._out_of_time, x)
+
+    def on_complete(self, x: Exchange) -> None:
+        self._disarm(x)
+        self._bodies.give_back(x.held)
+
+    def _out_of_time(self, x: Exchange) -> None:
+        x.pipeline.refuse(x, Reply(TIMEOUT))
+
+    def _disarm(self, x: Exchange) -> None:
+        if x.alarm is not None:
+            x.alarm.cancel()
+            x.alarm = None
+
     def _wait_for_body(self, x: Exchange) -> Verdict:
         request = x.request
-        if (request.length or request.received) > self._max_body:
-            return Reply(BODY_TOO_LARGE, message=f"The body may have {self._max_body} bytes.")
+        no_room = self._hold(x)
+        if no_room is not None:
+            return no_room
         if request.complete:
             self._read(x)
             return None
@@ -93,18 +136,27 @@ class Identify(Stage):
         return PARKED
 
     def _body_came(self, x: Exchange) -> None:
-        """More of the body is here; the client calls this until it is complete or refused."""
-        request = x.request
+        """More of the body may be here; the client calls this until it is complete or refused."""
         if x.state != WAITING:
             return
-        if request.received > self._max_body:
-            x.pipeline.resume(
-                x, Reply(BODY_TOO_LARGE, message=f"The body may have {self._max_body} bytes.")
-            )
-        elif request.complete:
+        no_room = self._hold(x)
+        if no_room is not None:
+            x.pipeline.resume(x, no_room)
+        elif x.request.complete:
             x.when_body = None
             self._read(x)
             x.pipeline.resume(x)
+
+    def _hold(self, x: Exchange) -> Reply | None:
+        """Count what has come of the body; the refusal, if that is too much."""
+        request = x.request
+        received = request.received
+        if (request.length or received) > self._max_body:
+            return Reply(BODY_TOO_LARGE, message=f"The body may have {self._max_body} bytes.")
+        if not self._bodies.take(received - x.held):
+            return Reply(OVERLOADED, retry_after_s=self._clock.jitter(1.0, 0.2))
+        x.held = received
+        return None
 
     def _read_fields(self, x: Exchange, first: Mapping[bytes, bytes]) -> None:
         """Caller's address, repeat count, deadline."""
@@ -112,11 +164,12 @@ class Identify(Stage):
         if repeat is not None and repeat.isdigit():
             x.repeat = min(int(repeat[:9]), _MAX_REPEAT)
         peer_is_trusted = self._trust.covers(x.client_ip)
-        patience = patience_s(first)
-        if patience is not None:
+        first_byte_s, last_byte_s = patience_s(first)
+        if first_byte_s is not None:
             started = first.get(b"x-request-start") if peer_is_trusted else None
-            late = elapsed_s(started, self._clock.wall()) if started else 0.0
-            x.deadline = x.arrived - late + patience
+            origin = x.arrived - (elapsed_s(started, self._clock.wall()) if started else 0.0)
+            x.deadline = origin + first_byte_s
+            x.last_byte_by = None if last_byte_s is None else origin + last_byte_s
         if peer_is_trusted and b"x-forwarded-for" in first:
             # A proxy may add a field of its own instead of extending the one that its caller sent.
             forwarded = joined(x.request.fields, b"x-forwarded-for")
@@ -155,10 +208,12 @@ class Identify(Stage):
     def _classify(self, x: Exchange, tier: str | None, model: str | None) -> None:
         """The caller's word, else the first rule that matches; the tenant's own class is the ceiling."""
         given = x.request.first.get(b"x-priority")
-        cls = given.decode("latin-1").lower() if given else tier
+        cls = given.decode("latin-1").lower() if given else None
+        if cls not in RANK:
+            cls = tier
         if cls == OWN:
             return
-        if cls not in RANK:
+        if cls is None:
             cls = self._ruled(x, model) if self._rules else None
         if cls is not None and RANK[cls] > RANK[x.cls]:
             x.cls = cls

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidecar.errors import NO_ENDPOINT
+from sidecar.errors import NO_ENDPOINT, TIMEOUT
 from sidecar.exchange import Exchange, Reply, Verdict
 from sidecar.pipeline import Stage
 
@@ -31,11 +31,15 @@ class Pick(Stage):
         for endpoint in self._endpoints:
             if endpoint.healthy and (best is None or endpoint.in_flight < best.in_flight):
                 best = endpoint
+        now = self._clock.now()
+        x.endpoint = None
+        if x.deadline is not None and x.deadline <= now:
+            return Reply(TIMEOUT)  # nobody waits for it any more
         x.endpoint = best
         if best is None:
             return Reply(NO_ENDPOINT, retry_after_s=self._clock.jitter(self._retry_after_s, 0.2))
         best.in_flight += 1
-        x.dispatched = self._clock.now()
+        x.dispatched = now
         return None
 
     def on_complete(self, x: Exchange) -> None:

@@ -23,6 +23,7 @@ class Record(Struct, gc=False, kw_only=True):
     reason: str  # why the mesh answered or ended it; "" when the engine did
     endpoint: str  # who answered; "" when nobody was asked
     attempts: int
+    repeat: int  # how often the caller says it has tried before
     duration_ms: float
     queue_ms: float
     upstream_ms: float  # from dispatch to the first byte of the answer

@@ -6,16 +6,15 @@ admission with room, a pooled engine connection, a 1 KB answer, metrics and an a
 
 import hashlib
 import statistics
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import httptools
 
-from sidecar.app import App
-from sidecar.net.connections import Connections
+from sidecar.clock import SystemClock
+from sidecar.config import decode
 from sidecar.net.downstream import Downstream
+from sidecar.plane import Plane
 
 KEY = "sk-bench"
 CONFIG = f"""
@@ -97,18 +96,14 @@ class Parsed:
         self.body.clear()
 
 
-def sidecar() -> tuple[App, Downstream, Engine]:
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(CONFIG)
-        file.flush()
-        app = App(Path(file.name), {})
+def sidecar() -> tuple[Plane, Downstream, Engine]:
+    """The data plane without a process, one client of it, and the engine behind it."""
     engine = Engine()
-    app.context.connections = Connections(app.context, engine)
-    app._put_in_force(app.config)
-    app.lifecycle.serving = True
-    client = Downstream(app.context)
+    plane = Plane(decode(CONFIG, {}), "bench", SystemClock(), engine)
+    plane.lifecycle.serving = True
+    client = Downstream(plane.context)
     client.connection_made(Transport())  # type: ignore[arg-type]
-    return app, client, engine
+    return plane, client, engine
 
 
 def seconds(call: Any, n: int) -> float:
@@ -120,7 +115,7 @@ def seconds(call: Any, n: int) -> float:
 
 def run(rounds: int = 15, n: int = 2000) -> dict[str, float]:
     """Microseconds per request and per chunk, and ratios; medians of interleaved rounds."""
-    app, client, engine = sidecar()
+    plane, client, engine = sidecar()
     requests, answers = Parsed(), Parsed()
     read_request = httptools.HttpRequestParser(requests)
     read_answer = httptools.HttpResponseParser(answers)
@@ -134,7 +129,7 @@ def run(rounds: int = 15, n: int = 2000) -> dict[str, float]:
         read_answer.feed_data(ANSWER)
 
     one_request()
-    assert app.receipts.last(1)[0].status == 200
+    assert plane.receipts.last(1)[0].status == 200
     costs, floors, chunks = [], [], []
     for _ in range(rounds):
         costs.append(seconds(one_request, n))

@@ -101,6 +101,11 @@ class FakeTransport(asyncio.Transport):
 
     # The peer's side.
 
+    @property
+    def peer_has_left(self) -> bool:
+        """What a poll of the socket would tell, whether or not anybody reads."""
+        return any(isinstance(event, End) for event in self._unread)
+
     def happens(self, event: bytes | End) -> None:
         """The peer sent bytes, or ended the connection."""
         self._unread.append(event)

@@ -22,24 +22,9 @@ from typing import TYPE_CHECKING, Self
 
 import h11
 
-from sidecar.balance.endpoint import Endpoint
 from sidecar.config import decode
-from sidecar.flow.gate import Gate
-from sidecar.http1.forwarded import Trust
-from sidecar.lifecycle import Lifecycle
-from sidecar.llm.models import Catalog
-from sidecar.net.connections import Connections
-from sidecar.net.context import Context
 from sidecar.net.downstream import Downstream
-from sidecar.net.timers import Timers
-from sidecar.pipeline import Pipeline, Ready
-from sidecar.stages.account import Account
-from sidecar.stages.admit import Admit
-from sidecar.stages.identify import Identify
-from sidecar.stages.pick import Pick
-from sidecar.telemetry.access_log import AccessLog
-from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.receipts import Receipts
+from sidecar.plane import Plane
 from tests.harness.clock import FakeClock
 from tests.harness.engine import End, Engine, Fields, Script
 from tests.harness.transport import FakeSocket, FakeTransport
@@ -47,9 +32,9 @@ from tests.harness.transport import FakeSocket, FakeTransport
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sidecar.exchange import Exchange, Reply
+    from sidecar.balance.endpoint import Endpoint
     from sidecar.net.upstream import Upstream
-    from sidecar.pipeline import Stage
+    from sidecar.settings import Config
     from sidecar.telemetry.record import Record
 
 CHAT = "/v1/chat/completions"
@@ -206,41 +191,23 @@ class Wire:
     def __init__(self, config: str = "", *, script: Script | None = None) -> None:
         self.soon: deque[Callable[[], None]] = deque()
         self.clock = FakeClock()
-        self.lifecycle = Lifecycle()
-        self.timers = Timers(self.clock.now)
-        self.context = Context(self.clock, self.timers, self.lifecycle)
-        self.gate: Gate[Exchange] = Gate(1, 0)
-        self.catalog = Catalog()
-        self.metrics = Metrics("test", 100)
-        self.access_log = AccessLog("off", 1.0, 4096)
-        self.receipts = Receipts(100)
-        self.endpoint = Endpoint("127.0.0.1", 8000)
-        self.endpoint.healthy = True
         self.dialer = FakeDialer(self)
-        self.context.connections = Connections(self.context, self.dialer)
         self.engines: list[Engine] = []
         self.script = script
-        self._ready = Ready()
-        self.configure(config)
+        self.plane = Plane(_config(config), "test", self.clock, self.dialer)
+        self.plane.context.has_left = lambda transport: transport.peer_has_left  # type: ignore[attr-defined]
+        self.lifecycle = self.plane.lifecycle
+        self.timers = self.plane.timers
+        self.context = self.plane.context
+        self.gate = self.plane.gate
+        self.catalog = self.plane.catalog
+        self.metrics = self.plane.metrics
+        self.receipts = self.plane.receipts
+        self.endpoint = self.plane.endpoint
 
     def configure(self, config: str) -> None:
         """Put another configuration in force, as a reload does."""
-        decoded = decode(f"engine: {{address: '{self.endpoint.name}'}}\n{config}", {})
-        self.gate.limit = decoded.admission.max_in_flight
-        self.gate.max_queue = decoded.admission.max_queue
-        trust = Trust(decoded.trusted_proxies)
-        admit = Admit(decoded.admission, self.gate, self.clock, self.timers)
-        stages: list[Stage] = [
-            Account(self.clock, self.metrics, self.access_log, self.receipts),
-            Identify(decoded, self.clock, self.catalog, trust, self.lifecycle),
-            admit,
-            Pick([self.endpoint], self.clock, 5.0),
-        ]
-        pipeline = Pipeline(
-            stages, retry_at=3, forward=self.context.connections.send, answer=_answer, ready=self._ready
-        )
-        self.context.configure(decoded, pipeline, trust)
-        admit.let_in()
+        self.plane.put_in_force(_config(config))
         self.settle()
 
     def client(self, peer: str = "192.0.2.7") -> Client:
@@ -287,7 +254,7 @@ class Wire:
         """Nothing is under way, and nothing was lost."""
         assert self.gate.in_flight == self.gate.queued == 0
         assert self.endpoint.in_flight == 0
-        assert self.context.buffered == 0
+        assert self.plane.bodies.held == 0
         assert all(client.is_idle for client in self.context.clients)
 
 
@@ -308,8 +275,8 @@ def post_chunked(path: str, *pieces: bytes, last: bool = True) -> bytes:
     return get(path, "transfer-encoding: chunked", method="POST") + body + (b"0\r\n\r\n" if last else b"")
 
 
-def _answer(x: Exchange, reply: Reply) -> None:
-    x.client.answer(x, reply)
+def _config(text: str) -> Config:
+    return decode(f"engine: {{address: '127.0.0.1:8000'}}\n{text}", {})
 
 
 class _Errors(logging.Handler):

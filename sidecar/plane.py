@@ -1,0 +1,135 @@
+"""The data plane of one sidecar, wired once: everything between a client's bytes and an engine's.
+
+It needs no process, no socket and no running loop: `app` gives it those, tests others. All of it
+belongs to one thread, so there are no locks. What survives a reload (the gate, the budget, engine
+connections, metrics, receipts) is made here once; `put_in_force` builds a new pipeline around it, and
+running exchanges keep the pipeline they started with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sidecar.balance.endpoint import Endpoint
+from sidecar.flow.budget import Budget
+from sidecar.flow.gate import Gate
+from sidecar.http1.forwarded import Trust
+from sidecar.lifecycle import Lifecycle
+from sidecar.llm.models import Catalog
+from sidecar.net.connections import Connections
+from sidecar.net.context import Context
+from sidecar.net.timers import Timers
+from sidecar.pipeline import Pipeline, Ready, Stage
+from sidecar.stages.account import Account
+from sidecar.stages.admit import Admit
+from sidecar.stages.identify import Identify
+from sidecar.stages.pick import Pick
+from sidecar.telemetry.access_log import AccessLog
+from sidecar.telemetry.metrics import Metrics
+from sidecar.telemetry.receipts import Receipts
+
+if TYPE_CHECKING:
+    from sidecar.clock import Clock
+    from sidecar.exchange import Exchange, Reply
+    from sidecar.net.connections import Dialer
+    from sidecar.settings import Config, Engine
+
+_ACCESS_LOG_BYTES: Final = 8 * 1024 * 1024
+
+
+class Plane:
+    """`config` is in force from the start; `dialer` opens connections to the engine."""
+
+    def __init__(self, config: Config, version: str, clock: Clock, dialer: Dialer) -> None:
+        self.config = config
+        self.clock = clock
+        self.lifecycle = Lifecycle()
+        self.timers = Timers(clock.now)
+        self.context = Context(clock, self.timers, self.lifecycle)
+        self.connections = self.context.connections = Connections(self.context, dialer)
+        self.gate: Gate[Exchange] = Gate(config.admission.max_in_flight, config.admission.max_queue)
+        self.bodies = Budget(config.max_buffered_bytes)
+        self.catalog = Catalog()
+        self.endpoint = _endpoint(config.engine)
+        telemetry = config.telemetry
+        self.metrics = Metrics(version, telemetry.max_series)
+        self.access_log = AccessLog(telemetry.access_log, telemetry.access_log_sample, _ACCESS_LOG_BYTES)
+        self.receipts = Receipts(telemetry.receipts)
+        self._ready = Ready()
+        self._measure()
+        self.put_in_force(config)
+
+    def put_in_force(self, config: Config) -> None:
+        """Apply `config` to whatever begins from now on."""
+        if config.engine.address != self.config.engine.address:
+            self.endpoint = _endpoint(config.engine)
+        self.config = config
+        self.lifecycle.limit_s = config.max_loop_lag_ms / 1000
+        self.gate.limit = config.admission.max_in_flight
+        self.gate.max_queue = config.admission.max_queue
+        self.bodies.limit = config.max_buffered_bytes
+        telemetry = config.telemetry
+        self.access_log.configure(telemetry.access_log, telemetry.access_log_sample)
+        self.receipts.resize(telemetry.receipts)
+        trust = Trust(config.trusted_proxies)
+        admit = Admit(config.admission, self.gate, self.clock, self.timers)
+        self.context.configure(config, self._pipeline(config, trust, admit), trust)
+        admit.let_in()  # a higher limit
+
+    def unready(self) -> str | None:
+        """Why new work is not welcome; None: it is. Safe to ask from any thread."""
+        lifecycle = self.lifecycle
+        if lifecycle.draining:
+            return "draining"
+        if not lifecycle.serving:
+            return "starting"
+        late = self.late_s()
+        if lifecycle.lagging or late > lifecycle.tolerance_s:
+            return f"the event loop is {max(late, lifecycle.lag_s):.1f} s late"
+        return None if self.endpoint.healthy else f"the engine at {self.endpoint.name} is not healthy"
+
+    def late_s(self) -> float:
+        """Seconds since the event loop last turned; about a tick when all is well."""
+        return self.clock.now() - self.lifecycle.beat
+
+    def _pipeline(self, config: Config, trust: Trust, admit: Admit) -> Pipeline:
+        stages: list[Stage] = [
+            # First in, last out: it sees every outcome, refusals among them.
+            Account(self.clock, self.metrics, self.access_log, self.receipts),
+            # Everything below keys on tenant, class and model. The body is read here and nowhere else.
+            Identify(config, self.clock, self.timers, self.catalog, trust, self.lifecycle, self.bodies),
+            # Directly above Pick: what it hands out is held until the end, across attempts.
+            admit,
+            # At dispatch, not at arrival, so that it sees what is true now. The retry point.
+            Pick([self.endpoint], self.clock, config.engine.health.interval_s),
+        ]
+        return Pipeline(
+            stages,
+            retry_at=len(stages) - 1,
+            forward=self.connections.send,
+            answer=_answer,
+            ready=self._ready,
+        )
+
+    def _measure(self) -> None:
+        gauge, context = self.metrics.gauge, self.context
+        gauge("headgate_in_flight", lambda: self.gate.in_flight)
+        gauge("headgate_queued", lambda: self.gate.queued)
+        gauge("headgate_connections", lambda: len(context.clients), "downstream")
+        gauge("headgate_connections", lambda: len(self.connections), "upstream")
+        gauge("headgate_buffered_bytes", lambda: self.bodies.held)
+        gauge("headgate_loop_lag_seconds", lambda: self.lifecycle.lag_s)
+        gauge("headgate_ready", lambda: float(self.unready() is None))
+        gauge("headgate_access_log_dropped_lines", lambda: self.access_log.dropped)
+
+
+def _answer(x: Exchange, reply: Reply) -> None:
+    x.client.answer(x, reply)
+
+
+def _endpoint(engine: Engine) -> Endpoint:
+    """Not healthy before a check has said so, where there are checks."""
+    address = engine.address
+    endpoint = Endpoint(address.host, address.port, address.path)
+    endpoint.healthy = engine.health.kind == "none"
+    return endpoint
