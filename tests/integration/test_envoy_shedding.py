@@ -6,6 +6,7 @@ exactly as it says: what a real sidecar refuses would depend on its own load.
 
 import asyncio
 import contextlib
+import dataclasses
 import ipaddress
 import json
 from collections import Counter
@@ -19,12 +20,25 @@ from aiohttp import web
 
 from mesh import gateway
 from mesh.gateway import Address
+from sidecar import errors
+from sidecar.errors import Refusal
 from tests.harness.processes import HOST, Running, envoy, free_ports, get
-from tests.harness.standin_pods import StandinPod, healthy, serving, standin_pods
+from tests.harness.standin_pods import Answer, StandinPod, healthy, serving, standin_pods
 
 pytestmark = pytest.mark.integration
 
 PATH = "/v1/chat/completions"
+# Other statuses never count.
+SERVER_ERRORS = [each for each in vars(errors).values() if isinstance(each, Refusal) and each.status >= 500]
+# What says that the engine behind a sidecar is broken, or the sidecar itself.
+FAULTS = {
+    "connect_failed",
+    "upstream_reset",
+    "upstream_protocol",
+    "first_token_timeout",
+    "stalled",
+    "internal",
+}
 
 
 async def serve(request: web.Request) -> web.Response:
@@ -34,10 +48,19 @@ async def serve(request: web.Request) -> web.Response:
     return web.json_response({"received": len(body)})
 
 
-async def refuse(_: web.Request) -> web.Response:
-    """A pod that is full."""
-    headers = {"x-headgate-reason": "overloaded", "x-headgate-elsewhere": "1", "retry-after": "1"}
-    return web.json_response({"error": {"code": "overloaded"}}, status=503, headers=headers)
+def refusing(refusal: Refusal) -> Answer:
+    """A pod whose sidecar answers everything with this row of its table."""
+    headers = {"x-headgate-reason": refusal.reason}
+    if refusal.elsewhere:
+        headers |= {"x-headgate-elsewhere": "1", "retry-after": "1"}
+
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response({"error": {"code": refusal.reason}}, status=refusal.status, headers=headers)
+
+    return refuse
+
+
+refuse = refusing(errors.OVERLOADED)
 
 
 async def break_down(_: web.Request) -> web.Response:
@@ -131,6 +154,26 @@ def test_a_pod_that_fails_by_itself_is_ejected(tmp_path: Path) -> None:
         asyncio.run(post_all(running.url, pods, 50, b"{}"))
         stats = running.stats()
     assert stats["outlier_detection.ejections_active"] == 1
+
+
+def test_a_pod_whose_engine_cannot_be_reached_is_ejected_and_no_caller_notices(tmp_path: Path) -> None:
+    pods = standin_pods([refusing(errors.CONNECT_FAILED), serve])
+    with running_gateway(pods, tmp_path) as running:
+        statuses = asyncio.run(post_all(running.url, pods, 50, b"{}"))
+        stats = running.stats()
+    assert statuses == {200: 50}
+    assert len(pods[0].heads) > 0
+    assert stats["outlier_detection.ejections_active"] == 1
+
+
+@pytest.mark.parametrize("refusal", SERVER_ERRORS, ids=lambda refusal: refusal.reason)
+def test_only_a_reason_that_is_a_fault_ejects(refusal: Refusal, tmp_path: Path) -> None:
+    pods = standin_pods([refusing(dataclasses.replace(refusal, elsewhere=False)), serve])
+    with running_gateway(pods, tmp_path) as running:
+        statuses = asyncio.run(post_all(running.url, pods, 50, b"{}"))
+        stats = running.stats()
+    assert statuses[refusal.status] >= 5, "enough in a row, or nothing was shown"
+    assert stats["outlier_detection.ejections_active"] == (refusal.reason in FAULTS)
 
 
 def test_a_request_that_may_have_run_is_not_repeated(tmp_path: Path) -> None:
