@@ -4,7 +4,7 @@ The journey of a request, in the order in which to read it:
 
     net.downstream     bytes of a client        http1.request makes requests of them
     exchange           one request and its answer
-    pipeline           moves it through the stages of `stages/`, in the order of `app`:
+    pipeline           moves it through the stages of `stages/`, in the order of `plane`:
       account          first in, last out: writes down what became of it   (telemetry)
       identify         who asks, and for what                              (llm, http1.forwarded)
       admit            who may run, and who waits                          (flow)
@@ -14,6 +14,7 @@ The journey of a request, in the order in which to read it:
     net.downstream     passes the answer on as it comes
 
 `http1 llm flow balance telemetry` are pure: numbers and bytes in, values out, no I/O, no clock.
-`net` alone knows sockets and the event loop; `app` wires everything once; `config` and `settings`
-are what an operator can say; `errors` is what the mesh can say to a caller.
+`net` alone knows sockets and the event loop; `plane` wires the data plane once; `app` is the process
+around it. `config` and `settings` are what an operator can say; `errors` is what the mesh can say to
+a caller.
 """
