@@ -5,6 +5,7 @@ Everything else is handed a `Clock`, so that a test decides what time it is.
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -50,6 +51,10 @@ class Alarms(Protocol):
 class SystemClock:
     """The real one."""
 
+    def __init__(self) -> None:
+        self._drawn = b"%016x" % random.getrandbits(64)
+        self._count = itertools.count(random.getrandbits(32)).__next__
+
     now = staticmethod(time.monotonic)
     wall = staticmethod(time.time)  # noqa: TID251 - this is the clock
 
@@ -57,6 +62,5 @@ class SystemClock:
     def jitter(value: float, share: float) -> float:
         return value * (1.0 + share * random.random())
 
-    @staticmethod
-    def token() -> bytes:
-        return b"%032x" % random.getrandbits(128)
+    def token(self) -> bytes:
+        return b"%b%016x" % (self._drawn, self._count())

@@ -25,11 +25,14 @@ class Timer:
 
     __slots__ = ("_arg", "_call", "bucket", "due")
 
-    def __init__(self, due: int, call: Callable[[Any], None], arg: object) -> None:
+    def __init__(
+        self, due: int, call: Callable[[Any], None], arg: object, bucket: dict[Timer, None]
+    ) -> None:
         self.due = due  # the tick
-        self.bucket: dict[Timer, None] = {}
+        self.bucket = bucket
         self._call = call
         self._arg = arg
+        bucket[self] = None
 
     def cancel(self) -> None:
         """Forget it. Safe to call twice, and after it was called."""
@@ -51,17 +54,15 @@ class Timers:
 
     def after(self, seconds: float, call: Callable[[Any], None], arg: object) -> Timer:
         """Call `call(arg)` in `seconds`, or up to two ticks later."""
-        timer = Timer(max(int((self._now() + seconds) / TICK_S), self._tick) + 1, call, arg)
-        self._place(timer)
-        return timer
+        due = max(int((self._now() + seconds) / TICK_S), self._tick) + 1
+        return Timer(due, call, arg, self._bucket(due))
 
-    def _place(self, timer: Timer) -> None:
-        tick = min(timer.due, self._tick + HORIZON)
+    def _bucket(self, due: int) -> dict[Timer, None]:
+        tick = min(due, self._tick + HORIZON)
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = {}
-        timer.bucket = bucket
-        bucket[timer] = None
+        return bucket
 
     def advance(self) -> None:
         """Call what is due. A call that raises is logged and stops no other."""
@@ -76,7 +77,8 @@ class Timers:
             while bucket:
                 timer, _ = bucket.popitem()
                 if timer.due > until:
-                    self._place(timer)
+                    timer.bucket = self._bucket(timer.due)
+                    timer.bucket[timer] = None
                     continue
                 try:
                     timer.run()

@@ -63,9 +63,11 @@ class Identify(Stage):
         self._catalog = catalog
         self._trust = trust
         self._lifecycle = lifecycle
-        self._by_key: dict[str, Tenant] = {
+        self._by_hash: dict[str, Tenant] = {
             key: tenant for tenant in config.tenants for key in tenant.key_sha256
         }
+        # Known keys alone, so that its size is the configuration's: hashing costs more than all else here.
+        self._by_key: dict[bytes, Tenant] = {}
         self._anonymous = next(tenant for tenant in config.tenants if tenant.name == "anonymous")
         self._reject_unknown = config.unknown_keys == "reject"
         self._rules = config.class_rules
@@ -191,9 +193,11 @@ class Identify(Stage):
     def _tenant(self, first: Mapping[bytes, bytes]) -> Tenant | None:
         """Whose key it is; None: nobody's, and that is not allowed."""
         key = _bare_key(first)
-        tenant = self._by_key.get(hashlib.sha256(key).hexdigest()) if key and self._by_key else None
-        if tenant is not None:
-            return tenant
+        if key and self._by_hash:
+            tenant = self._by_key.get(key) or self._by_hash.get(hashlib.sha256(key).hexdigest())
+            if tenant is not None:
+                self._by_key[key] = tenant
+                return tenant
         return None if self._reject_unknown else self._anonymous
 
     def _read(self, x: Exchange) -> None:
