@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -12,6 +14,22 @@ from tests.harness.clock import run
 from tests.harness.wire import CHAT, Wire, get, post
 
 ANY = Address("127.0.0.1", 0)
+T = TypeVar("T")
+
+
+async def until(condition: Callable[[], bool], step: Callable[[], object] = lambda: None) -> None:
+    """Let the loop go on until `condition` holds; fails soon if that never comes."""
+    async with asyncio.timeout(60):  # of the loop's time
+        while not condition():
+            step()
+            await asyncio.sleep(0.01)
+
+
+async def soon(waited: Coroutine[Any, Any, T]) -> T:
+    """The result of what must come without anybody's help."""
+    task = asyncio.ensure_future(waited)
+    await until(task.done)
+    return task.result()
 
 
 class Caller:
@@ -29,11 +47,11 @@ class Caller:
         await self._writer.drain()
 
     async def head(self) -> bytes:
-        return await self._reader.readuntil(b"\r\n\r\n")
+        return await soon(self._reader.readuntil(b"\r\n\r\n"))
 
     async def rest(self) -> bytes:
         try:
-            return await self._reader.read()
+            return await soon(self._reader.read())
         finally:
             self._writer.close()
 
@@ -56,7 +74,7 @@ def test_it_serves_until_told_to_stop() -> None:
         with pytest.raises(ConnectionRefusedError):
             await Caller.connect(listener.port)
         assert len(wire.context.clients) == 1
-        assert await listener.finish(10) == 0
+        assert await soon(listener.finish(10)) == 0
         assert await caller.rest() == b"This path is not open to callers.\n"
         assert wire.context.clients == set()
 
@@ -70,16 +88,17 @@ def test_what_runs_may_end() -> None:
         listener = await started(wire)
         caller = await Caller.connect(listener.port)
         await caller.send(post(CHAT, b"{}"))
-        while wire.gate.in_flight == 0:
-            await asyncio.sleep(0)
+        await until(lambda: wire.gate.in_flight == 1)
         listener.stop_accepting()
         wire.lifecycle.draining = True
         finishing = asyncio.ensure_future(listener.finish(10))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(1)  # of the loop's time: it has looked many times
         assert not finishing.done()
+        assert wire.gate.in_flight == 1
         wire.dialer.refused = True
         wire.dialer.go_on()  # its end: a refusal
-        assert await finishing == 0
+        await until(finishing.done)
+        assert finishing.result() == 0
         assert b"x-headgate-reason: connect_failed" in await caller.rest()
 
     run(main())
@@ -93,15 +112,12 @@ def test_what_outlasts_the_drain_is_cut(hurried: bool) -> None:
         listener = await started(wire)
         caller = await Caller.connect(listener.port)
         await caller.send(post(CHAT, b"{}"))
-        while wire.gate.in_flight == 0:
-            await asyncio.sleep(0)
+        await until(lambda: wire.gate.in_flight == 1)
         listener.stop_accepting()
         if hurried:
             listener.hurry()
         finishing = asyncio.ensure_future(listener.finish(1e6 if hurried else 0.1))
-        while not finishing.done():
-            wire.clock.advance(0.05)
-            await asyncio.sleep(0.01)
+        await until(finishing.done, lambda: wire.clock.advance(0.05))
         assert finishing.result() == 1
         assert b"x-headgate-reason: draining" in await caller.rest()
         wire.assert_at_rest()
