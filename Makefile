@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 up: $(VENV)/.pod  ## run the local mesh in the foreground
 	@$(BIN)/headgate up $(ARGS)
 
-test: $(VENV)/.pod $(VENV)/.test  ## install everything and run every test
+test: $(VENV)/.foreign $(VENV)/.test  ## install everything and run every test
 	$(BIN)/pytest $(ARGS)
 
 check: lint types unit  ## what a change must pass before anything else; needs no Redis, Envoy or torch
@@ -53,6 +53,12 @@ $(VENV)/.pod: $(VENV)/.base
 	@echo "Installing torch and transformers (once; this takes a few minutes)"
 	$(PIP) $(TORCH)
 	$(PIP) --editable '.[local,pod]'
+	@touch $@
+
+# The engine of others that tests run. After torch, which it must not replace.
+$(VENV)/.foreign: $(VENV)/.pod
+	@echo "Installing transformers serve"
+	$(PIP) --editable '.[local,pod,foreign]'
 	@touch $@
 
 clean:
