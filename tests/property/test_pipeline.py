@@ -16,8 +16,10 @@ from sidecar.errors import INTERNAL, MALFORMED, OVERLOADED, QUEUE_TIMEOUT, RATE_
 from sidecar.exchange import DONE, FORWARDED, HELD, PARKED, RUNNING, WAITING, Exchange, Reply, Verdict
 from sidecar.http1.request import Request
 from sidecar.pipeline import Pipeline, Ready, Stage
+from sidecar.settings import Timeouts
 
 LIMIT = 3
+TIMEOUTS = Timeouts()
 
 
 class Nobody:
@@ -28,7 +30,7 @@ class Nobody:
 
 
 def exchange(pipeline: Pipeline) -> Exchange:
-    return Exchange(Request(b"GET", b"/", "1.1", [], True), Nobody(), pipeline, 0.0)
+    return Exchange(Request(b"GET", b"/", "1.1", [], True), Nobody(), pipeline, TIMEOUTS, 0.0)
 
 
 class Recorder(Stage):

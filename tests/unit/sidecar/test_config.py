@@ -11,7 +11,7 @@ from sidecar.settings import Address
 HASH = "ab" * 32
 ENGINE = "engine: {address: '127.0.0.1:8000'}\n"
 
-DESIGN = """
+EXAMPLE = """
 listen: 127.0.0.1:8080
 admin: 127.0.0.1:9911
 health_listen: 127.0.0.1:9912
@@ -33,12 +33,12 @@ limits:
 
 
 def test_the_documented_example() -> None:
-    config = decode(DESIGN, {"ACME": HASH.upper()})
+    config = decode(EXAMPLE, {"ACME": HASH.upper()})
     assert config.health_listen == Address(host="127.0.0.1", port=9912)
     assert config.engine.health_address == Address(host="127.0.0.1", port=8001)
     assert config.tenants[0].cls == "premium"
     assert config.tenants[0].key_sha256 == (HASH,)
-    assert [limit.capacity for limit in config.limits[:2]] == [60, pytest.approx(33333.3, rel=1e-4)]
+    assert [limit.burst for limit in config.limits] == [60, None, None]
 
 
 def test_everything_but_the_engine_has_a_default() -> None:
@@ -196,7 +196,7 @@ def test_bad_variables(text: str) -> None:
 def test_a_class_keeps_the_defaults_of_its_place() -> None:
     classes = decode(ENGINE + "classes: {premium: {ttft_s: 2}}", {}).classes
     assert (classes.premium.ttft_s, classes.premium.share) == (2, 0.4)
-    assert list(classes.by_name()) == ["premium", "standard", "batch"]
+    assert (classes.standard.ttft_s, classes.batch.ttft_s) == (3, 30)
 
 
 def test_aliases_are_bounded() -> None:
@@ -239,6 +239,27 @@ def test_what_is_not_built_is_named() -> None:
     text = "limits: [{name: a, limit: 1}]\nretry: {mode: off}\nredis: {url: 'redis://h'}\n"
     text += "mesh: {pod: p, spill: overload}"
     assert decode(ENGINE + text, {}).unbuilt() == ["limits", "redis", "mesh", "mesh.spill", "retry"]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("state_file: f", "state_file"),
+        ("outlier: {}", "outlier"),
+        ("classes: {batch: {ttft_s: 60}}", "classes"),
+        ("engine: {address: 'h:1', kv_tokens: 1}", "engine.kv_tokens"),
+        ("engine: {address: 'h:1', max_connections: 1}", "engine.max_connections"),
+        ("tenants: [{name: a}, {name: b, weight: 2}]", "tenants[].weight"),
+        ("telemetry: {slow_ms: 1}", "telemetry.slow_ms"),
+    ],
+)
+def test_a_key_without_effect_is_named(text: str, named: str) -> None:
+    assert decode(text if text.startswith("engine") else ENGINE + text, {}).unbuilt() == [named]
+
+
+def test_what_only_repeats_a_default_is_not_named() -> None:
+    text = "classes: {premium: {share: 0.4}}\ntenants: [{name: a, weight: 1}]\nmesh: ~\nlimits: []"
+    assert decode(ENGINE + text, {}).unbuilt() == []
 
 
 def test_schema_describes_every_key() -> None:

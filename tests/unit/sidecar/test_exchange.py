@@ -3,6 +3,7 @@
 import pytest
 
 from sidecar.exchange import PARKED, RUNNING, Exchange, Parked, Reply
+from sidecar.settings import Timeouts
 from tests.unit.sidecar.stages.asker import Asker
 
 
@@ -12,11 +13,14 @@ def fresh() -> Exchange:
 
 def test_nothing_is_known_and_nothing_is_held() -> None:
     asker = Asker()
-    x = Exchange(asker.ask().request, fresh().client, asker.pipeline, 7.0)
+    timeouts = Timeouts(stall_s=9.0)
+    x = Exchange(asker.ask().request, fresh().client, asker.pipeline, timeouts, 7.0)
+    assert x.timeouts is timeouts
     assert (x.state, x.entered, x.pending, x.attempt, x.refusal) == (RUNNING, 0, 0, 1, None)
     assert (x.arrived, x.parked, x.waited, x.dispatched, x.responded) == (7.0, 0.0, 0.0, 0.0, 0.0)
     assert (x.tenant, x.cls, x.model) == ("anonymous", "standard", "other")
-    assert (x.is_work, x.deadline, x.repeat) == (False, None, 0)
+    assert (x.is_work, x.deadline, x.last_byte_by, x.repeat) == (False, None, None, 0)
+    assert (x.held, x.timer, x.alarm, x.when_body) == (0, None, None, None)
     assert (x.status, x.reason, x.bytes_out, x.endpoint, x.upstream, x.body) == (0, "", 0, None, None, None)
 
 

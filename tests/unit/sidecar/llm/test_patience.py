@@ -27,32 +27,37 @@ MS, SDK, GRPC = b"x-request-timeout-ms", b"x-stainless-read-timeout", b"grpc-tim
     ],
 )
 def test_each_word(fields: dict[bytes, bytes], seconds: float | None) -> None:
-    assert patience_s(fields) == (None if seconds is None else pytest.approx(seconds))
+    first_byte_s, last_byte_s = patience_s(fields)
+    expected = None if seconds is None else pytest.approx(seconds)
+    assert first_byte_s == expected
+    assert last_byte_s == (None if SDK in fields else expected), "a read time-out is for the next byte alone"
 
 
 def test_the_shortest_counts() -> None:
     said = {MS: b"3000", SDK: b"2", GRPC: b"4S"}
-    assert patience_s(said) == 2.0
-    assert patience_s(said | {GRPC: b"1S"}) == 1.0
-    assert patience_s(said | {MS: b"500"}) == 0.5
+    assert patience_s(said) == (2.0, 3.0)
+    assert patience_s(said | {GRPC: b"1S"}) == (1.0, 1.0)
+    assert patience_s(said | {MS: b"500"}) == (0.5, 0.5)
+    assert patience_s(said | {SDK: b"3.5"}) == (3.0, 3.0)
 
 
 def test_nonsense_in_one_word_does_not_hide_another() -> None:
-    assert patience_s({MS: b"soon", SDK: b"2", GRPC: b"never"}) == 2.0
+    assert patience_s({MS: b"soon", SDK: b"2", GRPC: b"never"}) == (2.0, None)
+    assert patience_s({MS: b"1500", SDK: b"never", GRPC: b"soon"}) == (1.5, 1.5)
 
 
 @pytest.mark.parametrize("value", b"|0|-1|nan|inf|-inf|1e999|soon|1 2|\xff".split(b"|"))
 def test_what_is_not_a_positive_number_says_nothing(value: bytes) -> None:
-    assert patience_s({MS: value, SDK: value, GRPC: value}) is None
+    assert patience_s({MS: value, SDK: value, GRPC: value}) == (None, None)
 
 
 @pytest.mark.parametrize("value", b"S|1|1s|0S|-1S|+1S|1.5S|1 S|123456789S|1SS".split(b"|"))
 def test_what_is_not_a_grpc_timeout_says_nothing(value: bytes) -> None:
-    assert patience_s({GRPC: value}) is None
+    assert patience_s({GRPC: value}) == (None, None)
 
 
 def test_silence() -> None:
-    assert patience_s({b"host": b"a"}) is None
+    assert patience_s({b"host": b"a"}) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,20 @@
 """Requests for the stages, without a connection they could come from."""
 
+from sidecar.config import decode
 from sidecar.exchange import Exchange, Reply
+from sidecar.flow.budget import Budget
+from sidecar.http1.forwarded import Trust
 from sidecar.http1.request import Request
+from sidecar.lifecycle import Lifecycle
+from sidecar.llm.models import Catalog
+from sidecar.net.timers import Timers
 from sidecar.pipeline import Pipeline, Ready, Stage
+from sidecar.settings import Timeouts
+from sidecar.stages.identify import Identify
 from tests.harness.clock import FakeClock
 
 CHAT = "/v1/chat/completions"
+STEP_S = 0.125  # a tick is 0.05 s
 
 
 class FakeClient:
@@ -24,8 +33,11 @@ class FakeClient:
 class Asker:
     """Sends requests through some stages, and keeps what became of them."""
 
-    def __init__(self, *stages: Stage, clock: FakeClock | None = None) -> None:
+    def __init__(
+        self, *stages: Stage, clock: FakeClock | None = None, timers: Timers | None = None
+    ) -> None:
         self.clock = clock or FakeClock()
+        self.timers = timers or Timers(self.clock.now)
         self.answers: dict[Exchange, Reply] = {}
         self.forwarded: list[Exchange] = []
         self._ready = Ready()
@@ -58,15 +70,35 @@ class Asker:
         head = [(name, value) for name, _, value in pairs]
         request = Request(method.encode(), target.encode("latin-1"), "1.1", head, True)
         request.length = len(body) if length == -1 else length
-        x = Exchange(request, FakeClient(peer), pipeline or self.pipeline, self.clock.now())
+        x = Exchange(request, FakeClient(peer), pipeline or self.pipeline, Timeouts(), self.clock.now())
         x.refusal = refused
         send(x, body, complete=complete, tell=False)
         x.pipeline.start(x)
         return x
 
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(round(seconds / STEP_S)):
+            self.clock.advance(STEP_S)
+            self.timers.advance()
+
     def reason(self, x: Exchange) -> str:
         """Why it was refused; empty when it was not."""
         return self.answers[x].refusal.reason if x in self.answers else ""
+
+
+class Desk(Asker):
+    """Identify, under `config`, with further stages behind it."""
+
+    def __init__(self, config: str = "", *behind: Stage, engine: str = "") -> None:
+        settings = decode(f"engine: {{address: '127.0.0.1:8000'{engine}}}\n{config}", {})
+        self.lifecycle = Lifecycle()
+        self.catalog = Catalog()
+        self.bodies = Budget(settings.max_buffered_bytes)
+        clock = FakeClock()
+        timers = Timers(clock.now)
+        trust = Trust(settings.trusted_proxies)
+        stage = Identify(settings, clock, timers, self.catalog, trust, self.lifecycle, self.bodies)
+        super().__init__(stage, *behind, clock=clock, timers=timers)
 
 
 def send(x: Exchange, data: bytes, *, complete: bool, tell: bool = True) -> None:

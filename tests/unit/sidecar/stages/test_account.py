@@ -51,7 +51,7 @@ def answered_by_the_engine(rig: Rig, *fields: str) -> Exchange:
     x.parked, x.waited = x.arrived, 0.25
     x.dispatched = x.arrived + 0.5
     x.responded = x.arrived + 2.0
-    x.status, x.bytes_out, x.attempt = 200, 1234, 2
+    x.status, x.bytes_out, x.attempt, x.repeat = 200, 1234, 2, 3
     rig.clock.advance(3.0)
     x.pipeline.complete(x)
     return x
@@ -76,6 +76,7 @@ def test_an_answer_of_the_engine() -> None:
             "reason": "",
             "endpoint": "127.0.0.1:8000",
             "attempts": 2,
+            "repeat": 3,
             "duration_ms": 3000.0,
             "queue_ms": 250.0,
             "upstream_ms": 1500.0,
@@ -127,6 +128,15 @@ def test_bytes_that_are_no_request_are_written_down_too() -> None:
     rig = Rig()
     rig.ask(method="", target="", body=b"", refused=Reply(MALFORMED))
     assert [line["reason"] for line in rig.lines()] == ["malformed"]
+
+
+def test_of_a_long_path_the_beginning_is_written_down() -> None:
+    rig = Rig()
+    for length in (256, 257, 16_000):
+        x = rig.begin()
+        x.path = "/" * (length - 1) + "é"
+        x.pipeline.complete(x)
+    assert [line["path"] for line in rig.lines()] == ["/" * 255 + "é", "/" * 256, "/" * 256]
 
 
 def test_neither_query_nor_key_nor_prompt_is_written_down() -> None:

@@ -9,9 +9,7 @@ from sidecar.pipeline import Pipeline, Stage
 from sidecar.settings import Admission
 from sidecar.stages.admit import Admit
 from tests.harness.clock import FakeClock
-from tests.unit.sidecar.stages.asker import Asker
-
-STEP_S = 0.125  # a tick is 0.05 s
+from tests.unit.sidecar.stages.asker import STEP_S, Asker
 
 
 class Reader(Stage):
@@ -32,8 +30,8 @@ class Rig(Asker):
         settings = Admission(**defaults | admission)  # type: ignore[arg-type]
         self.gate: Gate[Exchange] = Gate(settings.max_in_flight, settings.max_queue)
         clock = FakeClock()
-        self.timers = Timers(clock.now)
-        super().__init__(Reader(), Admit(settings, self.gate, clock, self.timers), clock=clock)
+        timers = Timers(clock.now)
+        super().__init__(Reader(), Admit(settings, self.gate, clock, timers), clock=clock, timers=timers)
 
     def reload(self, **admission: int | str) -> Pipeline:
         """What the application does: the gate learns the new numbers, new requests get a new stage."""
@@ -45,11 +43,6 @@ class Rig(Asker):
 
     def ask_several(self, count: int) -> list[Exchange]:
         return [self.ask() for _ in range(count)]
-
-    def pass_time(self, seconds: float) -> None:
-        for _ in range(round(seconds / STEP_S)):
-            self.clock.advance(STEP_S)
-            self.timers.advance()
 
     def counts(self) -> tuple[int, int]:
         """In flight, queued."""

@@ -4,15 +4,9 @@ from hashlib import sha256
 
 import pytest
 
-from sidecar.config import decode
 from sidecar.exchange import DONE, FORWARDED, WAITING, Exchange
-from sidecar.http1.forwarded import Trust
-from sidecar.lifecycle import Lifecycle
-from sidecar.llm.models import Catalog
 from sidecar.settings import DENY_PATHS
-from sidecar.stages.identify import Identify
-from tests.harness.clock import FakeClock
-from tests.unit.sidecar.stages.asker import Asker, send
+from tests.unit.sidecar.stages.asker import Desk, send
 
 PROXY, CALLER = "10.0.0.1", "192.0.2.7"
 ACME, BETA = (sha256(key.encode()).hexdigest() for key in ("acme-key", "beta-key"))
@@ -22,16 +16,6 @@ tenants:
   - {{name: beta, key_sha256: ["{BETA}"], class: batch}}
 """
 AS_ACME = "authorization: Bearer acme-key"
-
-
-class Rig(Asker):
-    def __init__(self, config: str = "", engine: str = "") -> None:
-        settings = decode(f"engine: {{address: '127.0.0.1:8000'{engine}}}\n{config}", {})
-        self.lifecycle = Lifecycle()
-        self.catalog = Catalog()
-        clock = FakeClock()
-        stage = Identify(settings, clock, self.catalog, Trust(settings.trusted_proxies), self.lifecycle)
-        super().__init__(stage, clock=clock)
 
 
 def wanted(x: Exchange) -> int:
@@ -47,8 +31,8 @@ def wanted(x: Exchange) -> int:
     [AS_ACME, "authorization: bearer  acme-key", "x-api-key: acme-key", "api-key: acme-key"],
 )
 def test_a_key_belongs_to_its_tenant(field: str) -> None:
-    x = Rig(TENANTS).ask(field)
-    assert (x.tenant, x.cls, x.weight, x.state) == ("acme", "premium", 2.0, FORWARDED)
+    x = Desk(TENANTS).ask(field)
+    assert (x.tenant, x.cls, x.state) == ("acme", "premium", FORWARDED)
 
 
 @pytest.mark.parametrize(
@@ -67,17 +51,17 @@ def test_a_key_belongs_to_its_tenant(field: str) -> None:
 )
 @pytest.mark.parametrize(("unknown", "reason"), [("allow", ""), ("reject", "unauthenticated")])
 def test_an_unknown_key_is_everybodys_or_nobodys(fields: list[str], unknown: str, reason: str) -> None:
-    rig = Rig(f"unknown_keys: {unknown}\n{TENANTS}")
+    rig = Desk(f"unknown_keys: {unknown}\n{TENANTS}")
     x = rig.ask(*fields)
     assert (rig.reason(x), x.tenant, x.cls) == (reason, "anonymous", "standard")
 
 
 def test_anonymous_callers_can_have_a_class_of_their_own() -> None:
-    assert Rig("tenants: [{name: anonymous, class: batch}]").ask(AS_ACME).cls == "batch"
+    assert Desk("tenants: [{name: anonymous, class: batch}]").ask(AS_ACME).cls == "batch"
 
 
 def test_who_is_turned_away_is_turned_away_before_the_body_is_sent() -> None:
-    rig = Rig(f"unknown_keys: reject\n{TENANTS}")
+    rig = Desk(f"unknown_keys: reject\n{TENANTS}")
     x = rig.ask("expect: 100-continue", body=b"", length=100, complete=False)
     assert (rig.reason(x), wanted(x)) == ("unauthenticated", 0)
 
@@ -100,7 +84,7 @@ def test_who_is_turned_away_is_turned_away_before_the_body_is_sent() -> None:
     ],
 )
 def test_a_caller_lowers_its_class_and_never_raises_it(tenant: str, said: str, cls: str) -> None:
-    assert Rig(TENANTS).ask(f"x-api-key: {tenant}", f"x-priority: {said}").cls == cls
+    assert Desk(TENANTS).ask(f"x-api-key: {tenant}", f"x-priority: {said}").cls == cls
 
 
 @pytest.mark.parametrize(
@@ -109,11 +93,11 @@ def test_a_caller_lowers_its_class_and_never_raises_it(tenant: str, said: str, c
 )
 def test_service_tier_is_a_word_too(tier: str, cls: str) -> None:
     body = b'{"service_tier": "%s"}' % tier.encode()
-    assert Rig(TENANTS).ask(AS_ACME, body=body).cls == cls
+    assert Desk(TENANTS).ask(AS_ACME, body=body).cls == cls
 
 
 def test_a_tier_does_not_raise_and_the_header_goes_before_it() -> None:
-    rig = Rig(TENANTS)
+    rig = Desk(TENANTS)
     assert rig.ask(body=b'{"service_tier": "priority"}').cls == "standard"
     assert rig.ask(AS_ACME, "x-priority: standard", body=b'{"service_tier": "flex"}').cls == "standard"
 
@@ -145,31 +129,48 @@ class_rules:
 def test_rules_speak_for_callers_that_say_nothing(
     target: str, fields: list[str], body: bytes, cls: str
 ) -> None:
-    assert Rig(TENANTS + RULES).ask(AS_ACME, *fields, target=target, body=body).cls == cls
+    assert Desk(TENANTS + RULES).ask(AS_ACME, *fields, target=target, body=body).cls == cls
 
 
 def test_the_callers_word_goes_before_a_rule_and_nonsense_is_no_word() -> None:
-    rig = Rig(TENANTS + RULES)
+    rig = Desk(TENANTS + RULES)
     assert rig.ask(AS_ACME, "x-priority: standard", target="/v1/embeddings").cls == "standard"
     assert rig.ask(AS_ACME, "x-priority: urgent", target="/v1/embeddings").cls == "batch"
 
 
+@pytest.mark.parametrize("tier", ["default", "auto"])
+def test_a_caller_that_asks_for_its_own_class_is_not_ruled(tier: str) -> None:
+    body = b'{"service_tier": "%s"}' % tier.encode()
+    rig = Desk(TENANTS + RULES)
+    assert rig.ask(AS_ACME, target="/v1/embeddings", body=body).cls == "premium"
+    assert rig.ask("x-api-key: beta-key", body=body).cls == "batch"
+
+
+@pytest.mark.parametrize("word", ["urgent", "own", "Ä"])
+def test_behind_a_priority_that_is_none_the_tier_is_heard(word: str) -> None:
+    rig = Desk(TENANTS + RULES)
+    for tier, cls in ((b"flex", "batch"), (b"priority", "premium"), (b"default", "premium")):
+        body = b'{"service_tier": "%b", "model": "big"}' % tier
+        assert rig.ask(AS_ACME, f"x-priority: {word}", body=body).cls == cls
+    assert rig.ask(AS_ACME, f"x-priority: {word}", body=b'{"model": "big"}').cls == "standard"
+
+
 def test_a_rule_for_a_key_is_about_that_key() -> None:
-    rig = Rig(f'class_rules: [{{class: batch, key_sha256: ["{ACME}"]}}]')
+    rig = Desk(f'class_rules: [{{class: batch, key_sha256: ["{ACME}"]}}]')
     assert [rig.ask(*fields).cls for fields in ([AS_ACME], ["api-key: other"], [])] == [
         "batch", "standard", "standard",
     ]  # fmt: skip
 
 
 def test_a_rule_does_not_raise_either() -> None:
-    rig = Rig(f"{TENANTS}\nclass_rules: [{{class: premium, route: /v1}}]")
+    rig = Desk(f"{TENANTS}\nclass_rules: [{{class: premium, route: /v1}}]")
     assert [rig.ask(f"api-key: {key}").cls for key in ("acme-key", "none", "beta-key")] == [
         "premium", "standard", "batch",
     ]  # fmt: skip
 
 
 def test_work_whose_body_is_not_read_has_a_class_too() -> None:
-    rig = Rig("class_rules: [{class: batch, route: /v1/audio}]")
+    rig = Desk("class_rules: [{class: batch, route: /v1/audio}]")
     assert rig.ask(target="/v1/audio/speech").cls == "batch"
     assert rig.ask("x-priority: batch", target="/generate").cls == "batch"
 
@@ -179,7 +180,7 @@ def test_work_whose_body_is_not_read_has_a_class_too() -> None:
 
 @pytest.mark.parametrize("path", DENY_PATHS)
 def test_an_engines_own_administration_is_closed(path: str) -> None:
-    rig = Rig()
+    rig = Desk()
     for method in ("GET", "POST", "PUT"):
         for target in (path, f"{path}?a=b", f"{path}/", f"{path}/deeper", f"/{path}", f"http://h{path}"):
             assert rig.reason(rig.ask(method=method, target=target)) == "forbidden"
@@ -189,18 +190,18 @@ def test_an_engines_own_administration_is_closed(path: str) -> None:
     "target", ["/%73leep", "/x/../sleep", "/./sleep", "//sleep//", "/x%2f..%2fsleep", "/sleep?/x"]
 )
 def test_no_spelling_opens_it(target: str) -> None:
-    rig = Rig()
+    rig = Desk()
     assert rig.reason(rig.ask(target=target)) == "forbidden"
 
 
 @pytest.mark.parametrize("target", ["/sleepy", "/v1/sleep", "/Sleep", "/?/sleep", "/v1/models"])
 def test_neighbours_stay_open(target: str) -> None:
-    rig = Rig()
+    rig = Desk()
     assert rig.reason(rig.ask(method="GET", target=target)) == ""
 
 
 def test_the_closed_paths_can_be_chosen() -> None:
-    rig = Rig(engine=", deny_paths: [/v1/files/]")
+    rig = Desk(engine=", deny_paths: [/v1/files/]")
     found = [rig.reason(rig.ask(target=target)) for target in ("/v1/files", "/v1/files/1", "/sleep")]
     assert found == ["forbidden", "forbidden", ""]
 
@@ -209,7 +210,7 @@ def test_the_closed_paths_can_be_chosen() -> None:
     ("method", "target"), [("POST", "/v1/chat/completions"), ("GET", "/metrics"), ("POST", "/sleep")]
 )
 def test_a_pod_that_goes_away_takes_nothing_new(method: str, target: str) -> None:
-    rig = Rig("unknown_keys: reject")
+    rig = Desk("unknown_keys: reject")
     rig.lifecycle.draining = True
     x = rig.ask(method=method, target=target)
     assert (rig.reason(x), x.path) == ("draining", target)
@@ -218,7 +219,7 @@ def test_a_pod_that_goes_away_takes_nothing_new(method: str, target: str) -> Non
 
 @pytest.mark.parametrize("expect", ["200-ok", "100-continue, x", ""])
 def test_another_expectation_is_not_met(expect: str) -> None:
-    rig = Rig()
+    rig = Desk()
     assert rig.reason(rig.ask(f"expect: {expect}", complete=False)) == "expectation"
 
 
@@ -226,7 +227,7 @@ def test_another_expectation_is_not_met(expect: str) -> None:
 
 
 def test_a_body_that_is_here_is_read() -> None:
-    rig = Rig()
+    rig = Desk()
     rig.catalog.load(b'{"data": [{"id": "llama"}]}')
     body = b'{"model": "llama", "stream": true, "max_tokens": 7}'
     x = rig.ask(body=body)
@@ -235,7 +236,7 @@ def test_a_body_that_is_here_is_read() -> None:
 
 
 def test_a_body_that_is_still_coming_is_waited_for() -> None:
-    rig = Rig(TENANTS)
+    rig = Desk(TENANTS)
     x = rig.ask(AS_ACME, body=b'{"service_tier":', length=None, complete=False)
     assert (x.state, wanted(x)) == (WAITING, 1)
     send(x, b' "fl', complete=False)
@@ -246,17 +247,17 @@ def test_a_body_that_is_still_coming_is_waited_for() -> None:
 
 
 def test_a_body_that_streams_through_is_asked_for_and_not_touched() -> None:
-    x = Rig().ask(target="/v1/audio/transcriptions", body=b"RIFF", length=100, complete=False)
+    x = Desk().ask(target="/v1/audio/transcriptions", body=b"RIFF", length=100, complete=False)
     assert (x.state, wanted(x), x.body, x.request.chunks) == (FORWARDED, 1, None, [b"RIFF"])
 
 
 def test_a_request_that_is_whole_is_asked_for_nothing() -> None:
-    rig = Rig()
+    rig = Desk()
     assert [wanted(rig.ask()), wanted(rig.ask(method="GET", target="/v1/models", body=b""))] == [0, 0]
 
 
 def test_a_body_that_says_it_is_too_large_is_not_asked_for() -> None:
-    rig = Rig("max_body_bytes: 1024")
+    rig = Desk("max_body_bytes: 1024")
     x = rig.ask(body=b"", length=1025, complete=False)
     assert (rig.reason(x), wanted(x)) == ("body_too_large", 0)
     assert rig.answers[x].message == "The body may have 1024 bytes."
@@ -264,7 +265,7 @@ def test_a_body_that_says_it_is_too_large_is_not_asked_for() -> None:
 
 
 def test_a_body_that_grows_too_large_is_refused_when_it_does() -> None:
-    rig = Rig("max_body_bytes: 1024")
+    rig = Desk("max_body_bytes: 1024")
     x = rig.ask(body=b"x" * 1024, length=None, complete=False)
     assert x.state == WAITING
     send(x, b"x", complete=False)
@@ -275,12 +276,12 @@ def test_a_body_that_grows_too_large_is_refused_when_it_does() -> None:
 
 
 def test_only_a_body_that_is_held_has_a_largest_size() -> None:
-    rig = Rig("max_body_bytes: 1024")
+    rig = Desk("max_body_bytes: 1024")
     assert rig.reason(rig.ask(target="/v1/files", body=b"", length=10**9, complete=False)) == ""
 
 
 def test_the_body_of_one_who_left_is_not_read() -> None:
-    rig = Rig()
+    rig = Desk()
     x = rig.ask(body=b"{", length=None, complete=False)
     x.pipeline.complete(x)
     send(x, b"}", complete=True)
@@ -291,16 +292,24 @@ def test_the_body_of_one_who_left_is_not_read() -> None:
 
 
 def test_the_deadline_counts_from_the_arrival_here() -> None:
-    rig = Rig()
-    assert rig.ask("x-request-timeout-ms: 2500").deadline == rig.clock.now() + 2.5
-    assert rig.ask().deadline is None
+    rig = Desk()
+    now = rig.clock.now()
+    for fields, deadline, last_byte_by in (
+        ([], None, None),
+        (["x-request-timeout-ms: 2500"], now + 2.5, now + 2.5),
+        (["x-stainless-read-timeout: 4"], now + 4.0, None),
+        (["x-request-timeout-ms: 2500", "x-stainless-read-timeout: 2"], now + 2.0, now + 2.5),
+    ):
+        x = rig.ask(*fields)
+        assert (x.deadline, x.last_byte_by) == (deadline, last_byte_by)
 
 
 def test_only_a_trusted_proxy_says_when_a_request_started() -> None:
-    rig = Rig("trusted_proxies: [10.0.0.0/8]")
+    rig = Desk("trusted_proxies: [10.0.0.0/8]")
     fields = ("x-request-timeout-ms: 5000", f"x-request-start: t={rig.clock.wall() - 3:.3f}")
-    assert rig.ask(*fields, peer=PROXY).deadline == pytest.approx(rig.clock.now() + 2.0)
-    assert rig.ask(*fields, peer=CALLER).deadline == rig.clock.now() + 5.0
+    for peer, left in ((PROXY, 2.0), (CALLER, 5.0)):
+        x = rig.ask(*fields, peer=peer)
+        assert x.deadline == x.last_byte_by == pytest.approx(rig.clock.now() + left)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +317,7 @@ def test_only_a_trusted_proxy_says_when_a_request_started() -> None:
     [("0", 0), ("2", 2), ("", 0), ("-1", 0), ("1.5", 0), ("many", 0), ("101", 100), ("9" * 400, 100)],
 )
 def test_a_repeat_is_counted(count: str, repeat: int) -> None:
-    assert Rig().ask(f"x-stainless-retry-count: {count}").repeat == repeat
+    assert Desk().ask(f"x-stainless-retry-count: {count}").repeat == repeat
 
 
 @pytest.mark.parametrize(
@@ -327,7 +336,7 @@ def test_a_repeat_is_counted(count: str, repeat: int) -> None:
 def test_a_callers_address_is_believed_from_trusted_proxies_alone(
     peer: str, fields: list[str], client_ip: str
 ) -> None:
-    assert Rig("trusted_proxies: [10.0.0.0/8]").ask(*fields, peer=peer).client_ip == client_ip
+    assert Desk("trusted_proxies: [10.0.0.0/8]").ask(*fields, peer=peer).client_ip == client_ip
 
 
 # What is work.
@@ -344,12 +353,12 @@ def test_a_callers_address_is_believed_from_trusted_proxies_alone(
     ],
 )
 def test_what_is_work(method: str, target: str, is_work: bool, is_openai: bool) -> None:
-    x = Rig().ask(method=method, target=target)
+    x = Desk().ask(method=method, target=target)
     assert (x.is_work, x.is_openai, x.path) == (is_work, is_openai, target)
 
 
 def test_what_is_remembered_of_targets_is_bounded_and_stays_right() -> None:
-    rig = Rig()
+    rig = Desk()
     for i in range(3000):
         assert rig.ask(method="GET", target=f"/{i}").path == f"/{i}"
     stage = rig.pipeline._enter[0].__self__  # type: ignore[attr-defined]

@@ -25,6 +25,7 @@ def record(status: int = 200, reason: str = "", path: str = "/") -> Record:
         reason=reason,
         endpoint="e",
         attempts=1,
+        repeat=0,
         duration_ms=1.0,
         queue_ms=0.0,
         upstream_ms=1.0,

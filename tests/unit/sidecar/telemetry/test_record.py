@@ -20,6 +20,7 @@ def test_it_is_written_with_the_words_of_the_glossary() -> None:
         reason="queue_full",
         endpoint="",
         attempts=0,
+        repeat=2,
         duration_ms=1.5,
         queue_ms=0.0,
         upstream_ms=0.0,
@@ -28,5 +29,5 @@ def test_it_is_written_with_the_words_of_the_glossary() -> None:
     )
     line = msgspec.json.decode(msgspec.json.encode(record))
     assert line["class"] == "batch"
-    assert line["reason"] == "queue_full"
+    assert (line["reason"], line["repeat"]) == ("queue_full", 2)
     assert set(line) == {f.encode_name for f in msgspec.structs.fields(Record)}
