@@ -93,9 +93,10 @@ class Identify(Stage):
         x.tenant = tenant.name
         x.cls = tenant.cls
         if x.deadline is not None:
-            if x.deadline <= x.arrived:
+            left = x.deadline - self._clock.now()  # it may have waited behind another one of its connection
+            if left <= 0:
                 return Reply(TIMEOUT)
-            x.alarm = self._alarms.after(x.deadline - x.arrived, self._out_of_time, x)
+            x.alarm = self._alarms.after(left, self._out_of_time, x)
         expect = first.get(b"expect")
         if expect is not None and expect.lower() != b"100-continue":
             return Reply(EXPECTATION)
@@ -169,7 +170,9 @@ class Identify(Stage):
         first_byte_s, last_byte_s = patience_s(first)
         if first_byte_s is not None:
             started = first.get(b"x-request-start") if peer_is_trusted else None
-            origin = x.arrived - (elapsed_s(started, self._clock.wall()) if started else 0.0)
+            origin = x.arrived
+            if started:
+                origin = min(origin, self._clock.now() - elapsed_s(started, self._clock.wall()))
             x.deadline = origin + first_byte_s
             x.last_byte_by = None if last_byte_s is None else origin + last_byte_s
         if peer_is_trusted and b"x-forwarded-for" in first:

@@ -64,13 +64,18 @@ class Asker:
         peer: str = "192.0.2.7",
         refused: Reply | None = None,
         pipeline: Pipeline | None = None,
+        ago_s: float = 0.0,
     ) -> Exchange:
-        """`length` is the body's own unless given (None: chunked); not `complete`: there is more to come."""
+        """`length` is the body's own unless given (None: chunked); not `complete`: there is more to come.
+
+        `ago_s`: it came so long ago, and waited behind another one on its connection.
+        """
         pairs = [field.encode("latin-1").partition(b": ") for field in fields]
         head = [(name, value) for name, _, value in pairs]
         request = Request(method.encode(), target.encode("latin-1"), "1.1", head, True)
         request.length = len(body) if length == -1 else length
-        x = Exchange(request, FakeClient(peer), pipeline or self.pipeline, Timeouts(), self.clock.now())
+        arrived = self.clock.now() - ago_s
+        x = Exchange(request, FakeClient(peer), pipeline or self.pipeline, Timeouts(), arrived)
         x.refusal = refused
         send(x, body, complete=complete, tell=False)
         x.pipeline.start(x)
