@@ -286,5 +286,5 @@ def test_load(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "- " * 100_000, "{a: " * 100_000])
 def test_what_is_nested_without_end_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="line 1, column .*: too deeply nested"):
+    with pytest.raises(ConfigError, match=r"line 1, column .*: too deeply nested"):
         decode(text, {})
