@@ -8,6 +8,7 @@ reading; what the protocol writes is there to `take`. Nothing happens by itself:
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ class FakeTransport(asyncio.Transport):
         self.lost = False  # the protocol was told that the connection is gone
         self.congested = False
         self.slow = False  # the next write fills the buffers
+        self.room = math.inf  # bytes that may lie unread before they are full
         protocol.connection_made(self)
 
     # The protocol's side.
@@ -60,7 +62,7 @@ class FakeTransport(asyncio.Transport):
         self._check_writable()
         if not self.aborted:
             self._written += data
-            if self.slow and not self.congested:
+            if (self.slow or len(self._written) > self.room) and not self.congested:
                 self.congest()
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:

@@ -17,8 +17,9 @@ REFUSALS = [value for value in vars(errors).values() if isinstance(value, Refusa
 
 def exchange(*, openai: bool = True, method: bytes = b"POST") -> Exchange:
     wire = Wire()
-    client = wire.client().downstream
-    x = Exchange(Request(method, b"/", "1.1", [], True), client, wire.context.pipeline, 0.0)
+    client, context = wire.client().downstream, wire.context
+    request = Request(method, b"/", "1.1", [], True)
+    x = Exchange(request, client, context.pipeline, context.timeouts, 0.0)
     x.request_id = b"id"
     x.is_openai = openai
     return x

@@ -137,7 +137,7 @@ async def dialled(endpoint: Endpoint, timeout_s: float = 1.0) -> bool:
     wire = Wire()
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[Upstream | None] = loop.create_future()
-    LoopDialer(loop).dial(endpoint, timeout_s, lambda: Upstream(wire.context, endpoint), outcome.set_result)
+    LoopDialer().dial(endpoint, timeout_s, lambda: Upstream(wire.context, endpoint), outcome.set_result)
     upstream = await outcome
     if upstream is None:
         return False

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from sidecar.net.timers import TICK_S, Timer, Timers
+from sidecar.net.timers import HORIZON, TICK_S, Timer, Timers
 from tests.harness.clock import FakeClock
 
 
@@ -22,7 +22,7 @@ class Wheel:
         self.timers.advance()
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.01, TICK_S, 0.12, 1.0, 3600.0])
+@pytest.mark.parametrize("seconds", [0.0, 0.01, TICK_S, 0.12, 1.0, HORIZON * TICK_S, 3600.0])
 def test_never_early_and_at_most_two_ticks_late(seconds: float) -> None:
     wheel = Wheel()
     wheel.clock.advance(0.03)
@@ -91,3 +91,41 @@ def test_one_that_raises_stops_no_other(caplog: pytest.LogCaptureFixture) -> Non
         wheel.advance(2)
     assert sorted(map(str, wheel.called)) == ["a", "b"]
     assert "a timer failed" in caplog.text
+
+
+@pytest.mark.parametrize("step", [TICK_S, 0.7, 100.0])
+def test_beyond_the_horizon_they_are_carried_on(step: float) -> None:
+    """Turned at whatever pace, none is early, and none later than the turn after it is due."""
+    wheel = Wheel()
+    horizon = HORIZON * TICK_S
+    far = [0.5 * horizon, horizon - TICK_S, horizon, horizon + TICK_S, 2.5 * horizon, 5 * horizon]
+    start = wheel.clock.now()
+    late: dict[float, float] = {}
+    for seconds in far:
+        wheel.timers.after(seconds, lambda due: late.setdefault(due, wheel.clock.now() - start - due), seconds)
+    while len(late) < len(far):
+        wheel.advance(step)
+    assert all(0 <= lateness <= step + 2 * TICK_S for lateness in late.values())
+
+
+def test_one_far_away_can_be_cancelled_after_it_was_carried_on() -> None:
+    wheel = Wheel()
+    timer = wheel.after(5 * HORIZON * TICK_S, "a")
+    for _ in range(3):
+        wheel.advance(HORIZON * TICK_S)
+    timer.cancel()
+    wheel.advance(5 * HORIZON * TICK_S)
+    assert wheel.called == []
+
+
+def test_what_was_set_and_cancelled_leaves_nothing_that_grows() -> None:
+    wheel = Wheel()
+    for i in range(100_000):
+        wheel.after((i * 7919) % 864_000 / 10, "a").cancel()
+        if i % 100 == 0:
+            wheel.advance(TICK_S)
+    assert len(wheel.timers._buckets) <= HORIZON + 1
+    assert not any(wheel.timers._buckets.values())
+    wheel.advance(2 * HORIZON * TICK_S)
+    assert not wheel.timers._buckets
+    assert wheel.called == []
