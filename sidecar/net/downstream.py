@@ -163,6 +163,8 @@ class Downstream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._congested_since = 0.0
+        if self._x is None:
+            self._wait_anew()
         if self._x is not None and self._x.upstream is not None:
             self._x.upstream.resume()
         self._proceed()
@@ -198,7 +200,8 @@ class Downstream(asyncio.Protocol):
         x = Exchange(request, self, context.pipeline, context.timeouts, self._heard)
         x.refusal = refused
         self._x = x
-        self._body_seen = 0
+        if not request.complete:
+            self._wait_anew()
         x.pipeline.start(x)
         if x is self._x and request.received:
             self._body_progressed(x)
@@ -343,7 +346,7 @@ class Downstream(asyncio.Protocol):
         if transport.is_closing():
             return
         reader = self._reader
-        sent = reader.current is None and not reader.requests and self._failure is None and self._reading
+        sent = reader.is_idle and not reader.requests and self._failure is None and self._reading
         self._timer.cancel()
         timeout = LINGER_S if not sent and not self.is_congested else self._context.timeouts.stall_s
         self._timer = self._context.timers.after(timeout, self._cut, None)
@@ -374,17 +377,18 @@ class Downstream(asyncio.Protocol):
 
     def _every(self) -> float:
         """How often to look at the time-outs: a wait may last a quarter longer than it should."""
-        timeouts = self._context.timeouts
+        timeouts = self._context.timeouts if self._x is None else self._x.timeouts
         return min(timeouts.head_s, timeouts.body_s, timeouts.keep_alive_s, timeouts.stall_s) / 4
 
     def _check(self, _: None) -> None:
         """Enforce the time-outs of the file head; runs every now and then while the connection lives."""
         context = self._context
-        timeouts, now = context.timeouts, context.clock.now()
-        x = self._x
+        x, now = self._x, context.clock.now()
+        timeouts = context.timeouts if x is None else x.timeouts
         waited = now - self._began
-        if self._congested_since and now - self._congested_since >= timeouts.stall_s:
-            self._transport.abort()
+        if self._congested_since:  # nothing else is expected of it before it reads
+            if now - self._congested_since >= timeouts.stall_s:
+                self._transport.abort()
         elif x is None and self._reader.is_idle:
             if waited >= timeouts.keep_alive_s:
                 self._closing = True
@@ -393,7 +397,7 @@ class Downstream(asyncio.Protocol):
             if waited >= timeouts.head_s:
                 self._failure = ProtocolError(REQUEST_TIMEOUT, "the head")
                 self._proceed()
-        elif not x.request.complete and self._reading and waited >= x.timeouts.body_s:
+        elif not x.request.complete and self._reading and waited >= timeouts.body_s:
             if x.request.received - self._body_seen < _LEAST_OF_BODY:
                 x.pipeline.refuse(x, Reply(REQUEST_TIMEOUT))
             else:

@@ -82,14 +82,109 @@ def test_a_body_that_stops_coming_is_408(request_: bytes, sent: bool) -> None:
     wire.assert_at_rest()
 
 
-def test_a_body_that_keeps_coming_may_take_long() -> None:
-    wire = Wire("timeouts: {body_s: 5}")
-    client = wire.client() >> UPLOAD
-    for _ in range(5):
-        wire.advance(4)
-        client >> b"x"
+@pytest.mark.parametrize("path", [CHAT, "/upload"])
+def test_a_body_that_keeps_coming_may_take_long(path: str) -> None:
+    """16 KiB in each body_s, and less only at its end."""
+    wire = Wire("timeouts: {body_s: 4}")
+    size = 40 * 4096 + 1
+    client = wire.client() >> get(path, f"content-length: {size}", method="POST")
+    for _ in range(40):
+        wire.advance(1)
+        client >> b"x" * 4096
+    wire.advance(3)
     client << b""
-    assert wire.engine.request().body == b"xxxxx"
+    client >> b"x"
+    assert len(wire.engine.request().body) == size
+
+
+@pytest.mark.parametrize("path", [CHAT, "/upload"])
+@pytest.mark.parametrize("piece", [1, 2048])
+def test_a_body_that_drips_is_408(path: str, piece: int) -> None:
+    wire = Wire("timeouts: {body_s: 4}")
+    client = wire.client() >> get(path, "content-length: 65536", method="POST")
+    for _ in range(4):
+        wire.advance(1)
+        client >> b"x" * piece
+    client << b""
+    wire.advance(1)
+    refusal = client.answer(b"POST")
+    assert (refusal.status, refusal.reason, refusal[b"connection"]) == (408, "request_timeout", b"close")
+    wire.assert_at_rest()
+
+
+def test_a_body_that_came_fast_and_then_drips_is_408_too() -> None:
+    wire = Wire("timeouts: {body_s: 4}")
+    client = wire.client() >> get(CHAT, "content-length: 1000000", method="POST") + b"x" * 900_000
+    for _ in range(11):
+        wire.advance(1)
+        client >> b"x"
+    assert client.answer(b"POST").reason == "request_timeout"
+    wire.assert_at_rest()
+
+
+def test_the_time_for_a_body_does_not_count_how_long_its_head_took() -> None:
+    wire = Wire("timeouts: {body_s: 4, head_s: 60}")
+    head = get(CHAT, "content-length: 2", method="POST")
+    client = wire.client() >> head[:-2]
+    wire.advance(30)
+    client >> head[-2:]
+    wire.advance(3.5)
+    client << b""
+    client >> b"{}"
+    assert wire.engine.request().body == b"{}"
+
+
+FAR = "head_s: 80000, body_s: 80000, keep_alive_s: 80000, stall_s: 80000, first_byte_s: 80000"
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.75, 1.5])
+@pytest.mark.parametrize("name", ["head_s", "body_s", "keep_alive_s", "stall_s"])
+def test_a_time_out_comes_at_most_a_quarter_late(name: str, phase: float) -> None:
+    wire = Wire("timeouts: {%s}" % FAR.replace(f"{name}: 80000", f"{name}: 8"))
+    client = wire.client()
+    wire.advance(phase)
+    if name == "head_s":
+        client >> get()[:-2]
+    elif name == "body_s":
+        client >> post()[:-1]
+    elif name == "stall_s":
+        client >> get()
+        client.transport.congest()
+    until = 8 - phase if name == "keep_alive_s" else 8
+    wire.advance(until - 0.25)
+    assert client.is_open
+    client << b""
+    wire.advance(2.5)  # a quarter, and the coarseness of the clock
+    assert not client.is_open
+
+
+# A reload.
+
+
+def test_an_exchange_keeps_the_time_outs_it_began_with() -> None:
+    wire = Wire("timeouts: {body_s: 8, stall_s: 8}")
+    slow, stuck = wire.client() >> post()[:-1], wire.client() >> get()
+    stuck.transport.congest()
+    wire.configure("timeouts: {body_s: 1, stall_s: 1}")
+    wire.advance(6)
+    assert slow.is_open
+    assert stuck.is_open
+    wire.configure("timeouts: {body_s: 1000, stall_s: 1000, head_s: 1000, keep_alive_s: 1000}")
+    wire.advance(4.5)
+    assert slow.answer(b"POST").reason == "request_timeout"
+    assert stuck.transport.aborted
+    wire.assert_at_rest()
+
+
+def test_the_next_exchange_has_the_new_time_outs() -> None:
+    wire = Wire("timeouts: {body_s: 100}")
+    client = wire.client() >> get()
+    wire.configure("timeouts: {body_s: 4}")
+    wire.engine >> ok()
+    client.answer()
+    client >> post()[:-1]
+    wire.advance(5.5)
+    assert client.answer(b"POST").reason == "request_timeout"
 
 
 def test_the_time_in_which_we_do_not_read_is_not_the_clients() -> None:
