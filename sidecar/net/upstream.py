@@ -1,7 +1,7 @@
 """A connection to an engine: one exchange at a time out, its answer back as it comes.
 
-While it carries an exchange: no first byte within `first_byte_s` of the last one sent, or no further
-byte for `stall_s`, ends it. While it is idle any byte from the engine discards it, so that
+While it carries an exchange: no first byte within `first_byte_s` of the last one sent, a body not taken
+for as long, or no further byte for `stall_s`, ends it. While it is idle any byte from the engine discards it, so that
 nobody gets an answer to another's question.
 """
 
@@ -41,6 +41,7 @@ class Upstream(asyncio.Protocol):
     """One connection to `endpoint`. Its owner is told when it can be used again, and when it is gone."""
 
     __slots__ = (
+        "_congested",
         "_context",
         "_head_seen",
         "_heard",
@@ -64,6 +65,7 @@ class Upstream(asyncio.Protocol):
         self._x: Exchange | None = None
         self._head_seen = False
         self._streams = False  # the request's body is sent as it comes
+        self._congested = False  # the engine does not take what is sent
         self._heard = 0.0
 
     @property
@@ -120,10 +122,13 @@ class Upstream(asyncio.Protocol):
             self._fail(UPSTREAM_RESET)
 
     def pause_writing(self) -> None:
+        self._congested = True
         if self._x is not None and self._streams:
+            self._heard = self._context.clock.now()
             self._x.client.read_on(False)
 
     def resume_writing(self) -> None:
+        self._congested = False
         if self._x is not None and self._streams:
             self._x.client.read_on(True)
 
@@ -243,9 +248,11 @@ class Upstream(asyncio.Protocol):
 
     def _detach(self, head: ResponseHead | None) -> None:
         """The answer is whole: the connection is free, or of no more use."""
-        sent = not self._streams
+        taken = not self._streams and not self._congested
         self._release()
-        if sent and head is not None and head.keep_alive and not self._reader.excess:
+        if not taken:
+            self._transport.abort()  # close() would wait for the engine to take the rest
+        elif head is not None and head.keep_alive and not self._reader.excess:
             self.idle_since = self._heard
             self._context.connections.idle(self)
         else:
@@ -266,7 +273,7 @@ class Upstream(asyncio.Protocol):
 
     def _every(self) -> float:
         """How often to look at the time-outs: often enough for the shortest, rarely enough for thousands."""
-        timeouts = self._context.timeouts
+        timeouts = self._context.timeouts if self._x is None else self._x.timeouts
         return min(5.0, timeouts.first_byte_s / 4, timeouts.stall_s / 4)
 
     def _check(self, _: None) -> None:
@@ -275,7 +282,7 @@ class Upstream(asyncio.Protocol):
             timeouts = x.timeouts
             silence = self._context.clock.now() - self._heard
             if not self._head_seen:
-                if silence >= timeouts.first_byte_s and not self._streams:
+                if silence >= timeouts.first_byte_s and (self._congested or not self._streams):
                     self._fail(FIRST_TOKEN_TIMEOUT)
             elif silence >= timeouts.stall_s:
                 self._fail(STALLED)

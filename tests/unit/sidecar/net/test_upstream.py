@@ -188,6 +188,76 @@ def test_no_first_byte() -> None:
     wire.assert_at_rest()
 
 
+def test_the_time_for_the_first_byte_begins_when_the_upload_ends() -> None:
+    wire = Wire("timeouts: {first_byte_s: 4, body_s: 100}")
+    client = wire.client() >> get("/upload", "content-length: 21", method="POST")
+    for _ in range(20):
+        client >> b"x"
+        wire.advance(1)
+    client >> b"x"
+    wire.advance(3.75)
+    client << b""
+    wire.advance(1.5)
+    assert client.answer(b"POST").reason == "first_token_timeout"
+    wire.assert_at_rest()
+
+
+def test_an_engine_that_does_not_take_the_body_is_not_waited_for_without_end() -> None:
+    wire = Wire("timeouts: {first_byte_s: 8}")
+    client = wire.client() >> get("/upload", "content-length: 6", method="POST") + b"a"
+    wire.engine.transport.congest()
+    wire.advance(7.75)
+    wire.engine.transport.decongest()
+    client >> b"b"
+    wire.engine.transport.congest()
+    wire.advance(7.75)
+    client << b""
+    wire.advance(2.75)
+    refusal = client.answer(b"POST")
+    assert (refusal.status, refusal.reason) == (504, "first_token_timeout")
+    assert wire.engine.aborted
+    wire.assert_at_rest()
+
+
+def test_a_connection_whose_engine_answered_without_taking_the_body_is_not_used_again() -> None:
+    wire = Wire()
+    client = wire.client() >> get("/upload", "content-length: 6", method="POST") + b"abc"
+    wire.engine.transport.slow = True
+    client >> b"def"
+    wire.engine >> ok(b"early")
+    assert client.answer(b"POST").body == b"early"
+    assert wire.engine.aborted
+    client >> get()
+    assert len(wire.engines) == 2
+
+
+@pytest.mark.parametrize("name", ["first_byte_s", "stall_s"])
+def test_a_time_out_comes_at_most_a_quarter_late(name: str) -> None:
+    wire = Wire("timeouts: {%s: 8}" % name)
+    client = wire.client() >> post()
+    if name == "stall_s":
+        wire.engine >> SSE
+    wire.advance(7.75)
+    assert wire.engine.is_open
+    wire.advance(2.5)
+    assert wire.engine.aborted
+    assert not client.is_open or name == "first_byte_s"
+
+
+@pytest.mark.parametrize("head", [b"", SSE])
+def test_an_exchange_keeps_the_time_outs_it_began_with(head: bytes) -> None:
+    wire = Wire("timeouts: {first_byte_s: 8, stall_s: 8}")
+    wire.client() >> post()
+    wire.engine >> head
+    wire.configure("timeouts: {first_byte_s: 1, stall_s: 1}")
+    wire.advance(6)
+    assert wire.engine.is_open
+    wire.configure("timeouts: {first_byte_s: 600, stall_s: 600}")
+    wire.advance(4.5)
+    assert wire.engine.aborted
+    wire.assert_at_rest()
+
+
 def test_a_stall_in_the_middle() -> None:
     wire = Wire("timeouts: {stall_s: 8, first_byte_s: 1}")
     client = wire.client() >> post()
@@ -232,15 +302,6 @@ def test_the_callers_deadline(field: str, seconds: float) -> None:
     assert (refusal.status, refusal.reason) == (504, "timeout")
     assert wire.engine.aborted
     wire.assert_at_rest()
-
-
-def test_the_deadline_is_for_the_first_byte() -> None:
-    wire = Wire()
-    client = wire.client() >> post(CHAT, b"{}", "x-request-timeout-ms: 1500")
-    wire.engine >> SSE
-    wire.advance(20)
-    wire.engine >> chunked(b"late")
-    assert client.answer(b"POST").body == b"late"
 
 
 def test_nothing_is_kept_for_the_deadline_of_who_has_gone() -> None:
