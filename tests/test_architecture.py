@@ -4,7 +4,7 @@
 2. What belongs to one place (I/O, time, chance, heavy libraries) is imported in that place alone.
 3. No relative imports, no import cycles, and inside functions only what `DELAYED` lists.
 4. Files and functions stay short, and every source file has its test.
-5. The repository's top level holds what DESIGN section 2 lists.
+5. The repository's top level holds what `FOLDERS` lists.
 """
 
 import ast
@@ -45,6 +45,8 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     # Not `llm`: what a body means is the stages' business. Its shape of a refusal is the exception,
     # because `net` alone writes answers.
     "sidecar.net": (PURE | KERNEL | WORLD) - {"sidecar.llm"} | {"sidecar.llm.errors"},
+    # Neither the process around it nor the reading of files: it is handed settings and a dialer.
+    "sidecar.plane": PURE | KERNEL | WORLD | {"sidecar.stages", "sidecar.net"},
     "sidecar.admin_routes": {"sidecar"},
     "sidecar.app": {"sidecar"},
     "sidecar.__main__": {"sidecar"},
@@ -53,14 +55,26 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
 }
 
 _IO: Final = {"sidecar.net", "sidecar.app", "sidecar.__main__", "mesh", "model_pod"}
+_THREADS: Final = {
+    "sidecar.net.admin",  # answers while the event loop is stuck
+    "sidecar.net.health",  # likewise, on grpcio's own
+    "sidecar.net.lines",  # waits for whoever reads the access log
+    "mesh",
+    "model_pod",
+}
 _TORCH: Final = {"model_pod.torch_engine", "model_pod.torch_backends", "model_pod.tiny"}
 # Modules that only these units may import.
 ONLY_IN: Final[dict[str, set[str]]] = {
     "asyncio": _IO,
     "socket": _IO,
+    "select": _IO,
     "uvloop": _IO,
-    "threading": _IO,
-    "concurrent": _IO,
+    # The data plane belongs to one thread. What others there are has its reason in these files.
+    "threading": _THREADS,
+    "concurrent": _THREADS,
+    "queue": _THREADS,
+    "signal": {"sidecar.app", "mesh", "model_pod"},
+    "resource": {"sidecar.__main__"},
     "subprocess": {"mesh"},
     "time": {"sidecar.clock", "mesh", "model_pod"},
     "random": {"sidecar.clock", "mesh", "model_pod"},
@@ -253,6 +267,10 @@ def test_the_top_level_is_the_agreed_one() -> None:
         ("sidecar.net.answers", "from sidecar.llm.errors import error_body"),
         ("sidecar.stages.admit", "from sidecar import clock"),
         ("sidecar.flow.gate", "if TYPE_CHECKING:\n    import asyncio\n    from sidecar.net import timers"),
+        ("sidecar.plane", "from sidecar.stages.pick import Pick\nfrom sidecar.net.timers import Timers"),
+        ("sidecar.plane", "from sidecar.settings import Config"),
+        ("sidecar.net.lines", "import queue\nimport threading"),
+        ("sidecar.__main__", "import resource"),
         ("mesh.quota", "import redis.asyncio"),
         ("mesh.quota", "from sidecar.flow.bucket import Bucket"),
         ("sidecar.telemetry.metrics", "import timeit"),
@@ -279,6 +297,17 @@ def test_allowed(name: str, source: str) -> None:
         ("sidecar.net.downstream", "from sidecar.stages.admit import Admit"),
         ("sidecar.net.downstream", "import httptools"),
         ("sidecar.net.probe", "import grpc.aio"),
+        ("sidecar.net.downstream", "import threading"),
+        ("sidecar.net.downstream", "from concurrent.futures import ThreadPoolExecutor"),
+        ("sidecar.plane", "import asyncio"),
+        ("sidecar.plane", "import threading"),
+        ("sidecar.plane", "from sidecar.app import App"),
+        ("sidecar.plane", "from sidecar.admin_routes import routes"),
+        ("sidecar.plane", "from sidecar.config import decode"),
+        ("sidecar.net.context", "from sidecar.plane import Plane"),
+        ("sidecar.app", "import resource"),
+        ("sidecar.app", "import threading"),
+        ("sidecar.net.watch", "import signal"),
         ("sidecar.errors", "from sidecar.clock import Clock"),
         ("sidecar.app", "from mesh.gateway import render"),
         ("mesh.gateway", "from sidecar.net.timers import Timers"),

@@ -3,18 +3,14 @@
 import json
 import logging
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sidecar.admin_routes import STUCK_AFTER_S, routes
-from sidecar.balance.endpoint import Endpoint
 from sidecar.config import decode
-from sidecar.lifecycle import Lifecycle
 from sidecar.net.admin import AdminReply
-from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.receipts import Receipts
+from sidecar.plane import Plane
 from sidecar.telemetry.record import Record
 from tests.harness.clock import FakeClock
 
@@ -38,23 +34,23 @@ class Loop:
         call()
 
 
-class App(SimpleNamespace):
+class App:
+    """A data plane that serves, and whether it was told to stop."""
+
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.lifecycle = Lifecycle()
-        self.lifecycle.beat = self.clock.now()
-        self.config = decode(CONFIG, {})
-        self.metrics = Metrics("1.2.3", 10)
-        self.receipts = Receipts(1000)
-        self.endpoint = Endpoint("127.0.0.1", 8000)
-        self.why: str | None = None
+        self.plane = Plane(decode(CONFIG, {}), "1.2.3", self.clock, NoDialer())
+        self.plane.lifecycle.serving = True
+        self.plane.lifecycle.beat = self.clock.now()
         self.drained = 0
-
-    def unready(self) -> str | None:
-        return self.why
 
     def drain(self) -> None:
         self.drained += 1
+
+
+class NoDialer:
+    def dial(self, *_: object) -> None:
+        raise AssertionError
 
 
 class Admin:
@@ -99,7 +95,11 @@ def test_live_asks_nothing_of_the_loop(admin: Admin) -> None:
 
 
 def test_ready_says_why_not(admin: Admin) -> None:
-    admin.app.why = "draining"
+    admin.app.plane.endpoint.healthy = False
+    assert admin.text("GET", "/ready") == (503, "the engine at 127.0.0.1:8000 is not healthy")
+    admin.app.clock.advance(2.0)
+    assert admin.text("GET", "/ready") == (503, "the event loop is 2.0 s late")
+    admin.app.plane.lifecycle.draining = True
     assert admin.text("GET", "/ready") == (503, "draining")
 
 
@@ -119,15 +119,15 @@ def test_the_configuration_is_shown_without_what_opens_doors(admin: Admin) -> No
 
 
 def test_endpoints(admin: Admin) -> None:
-    admin.app.endpoint.in_flight = 3
-    admin.app.endpoint.healthy = False
+    admin.app.plane.endpoint.in_flight = 3
+    admin.app.plane.endpoint.healthy = False
     found = admin.json("GET", "/debug/endpoints")
     assert found == [{"address": "127.0.0.1:8000", "healthy": False, "in_flight": 3}]
 
 
 def test_decisions_are_the_newest_first(admin: Admin) -> None:
     for number in range(150):
-        admin.app.receipts.add(record(number))
+        admin.app.plane.receipts.add(record(number))
 
     def shown(**query: str) -> list[str]:
         return [decision["request_id"] for decision in admin.json("GET", "/debug/decisions", **query)]

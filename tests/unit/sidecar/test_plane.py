@@ -1,0 +1,318 @@
+"""The data plane as a whole: what a reload keeps, when it wants no work, and where deadlines reach."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from sidecar.config import decode
+from sidecar.exchange import Exchange
+from sidecar.plane import Plane
+from tests.harness.clock import FakeClock
+from tests.harness.engine import SSE, chunked, ok
+from tests.harness.wire import CHAT, FakeDialer, Wire, get, post, post_chunked
+
+WHOLE, READ = "x-request-timeout-ms: 4000", "x-stainless-read-timeout: 4"
+
+
+def inside(wire: Wire) -> list[Exchange]:
+    return [client._x for client in wire.context.clients if client._x is not None]
+
+
+# Reloads.
+
+
+def test_what_was_learnt_survives_a_reload() -> None:
+    wire = Wire()
+    plane = wire.plane
+    wire.client() >> get("/sleep")
+    (wire.client() >> get()).received()
+    wire.engine >> ok()
+    before = {name: value for name, value in vars(plane).items() if name != "config"}
+    pipeline = plane.context.pipeline
+    wire.configure("drain_s: 7")
+    assert {name: value for name, value in vars(plane).items() if name != "config"} == before
+    assert plane.config.drain_s == 7
+    assert plane.context.pipeline is not pipeline
+    assert plane.context.pipeline._ready is pipeline._ready, "the old and the new one wake each other's"
+    assert [record.reason for record in wire.receipts.last(10)] == ["", "forbidden"]
+    wire.client() >> get()
+    assert len(wire.engines) == 1, "the engine's connection is used again"
+
+
+def test_every_number_is_in_force_for_what_begins_then() -> None:
+    wire = Wire()
+    wire.configure("""
+max_buffered_bytes: 4096
+max_body_bytes: 2048
+max_connections: 12
+max_loop_lag_ms: 250
+admission: {max_in_flight: 3, max_queue: 4, overload_status: 529}
+timeouts: {stall_s: 5}
+trusted_proxies: [10.0.0.0/8]
+telemetry: {receipts: 2, access_log: all}
+""")
+    plane, context = wire.plane, wire.context
+    assert (plane.gate.limit, plane.gate.max_queue) == (3, 4)
+    assert (plane.bodies.limit, plane.lifecycle.limit_s) == (4096, 0.25)
+    assert (context.max_connections, context.overload_status, context.timeouts.stall_s) == (12, 529, 5)
+    assert context.trust.covers("10.1.2.3")
+    for _ in range(3):
+        wire.client() >> get("/sleep")
+    assert len(wire.receipts.last(10)) == 2
+    assert plane.access_log.take().count(b"\n") == 3
+    x = post(CHAT, b"x" * 2049)
+    assert (wire.client() >> x).answer(b"POST").reason == "body_too_large"
+
+
+def test_what_runs_keeps_the_pipeline_and_the_time_outs_it_began_with() -> None:
+    wire = Wire("max_body_bytes: 4096\ntimeouts: {stall_s: 600}")
+    client = wire.client() >> post_chunked(CHAT, b"x", last=False)
+    (x,) = inside(wire)
+    pipeline, timeouts = x.pipeline, x.timeouts
+    wire.configure("max_body_bytes: 1024\ntimeouts: {stall_s: 1}")
+    client >> b"800\r\n" + b"x" * 2048 + b"\r\n0\r\n\r\n"
+    assert (x.pipeline, x.timeouts) == (pipeline, timeouts)
+    assert len(wire.engine.request().body) == 2049
+    wire.engine >> SSE + chunked(b"a", last=False)
+    wire.advance(60)
+    assert client.is_open
+
+
+def test_a_higher_limit_lets_in_who_waits() -> None:
+    wire = Wire("admission: {max_in_flight: 1}")
+    for _ in range(4):
+        wire.client() >> post()
+    assert (wire.gate.in_flight, wire.gate.queued) == (1, 3)
+    wire.configure("admission: {max_in_flight: 3}")
+    assert (wire.gate.in_flight, wire.gate.queued, len(wire.engines)) == (3, 1, 3)
+
+
+def test_bodies_that_are_held_count_in_the_budget_of_a_reload() -> None:
+    wire = Wire("max_buffered_bytes: 4096\nmax_body_bytes: 2048")
+    for _ in range(2):
+        wire.client() >> post(CHAT, b"x" * 1500)
+    wire.configure("max_buffered_bytes: 3500\nmax_body_bytes: 2048")
+    assert (wire.client() >> post(CHAT, b"x" * 501)).answer(b"POST").reason == "overloaded"
+    for engine in wire.engines:
+        engine >> ok()
+    wire.assert_at_rest()
+
+
+def engine_is(wire: Wire, address: str, health: str = "none") -> None:
+    """A reload that changes the engine alone."""
+    wire.plane.put_in_force(decode(f"engine: {{address: '{address}', health: {{kind: {health}}}}}", {}))
+    wire.settle()
+
+
+def test_another_engine_is_another_endpoint() -> None:
+    wire = Wire()
+    old = wire.client() >> get("/old")
+    engine_is(wire, "127.0.0.1:8001")
+    new = wire.client() >> get("/new")
+    assert [engine.endpoint.name for engine in wire.engines] == ["127.0.0.1:8000", "127.0.0.1:8001"]
+    assert wire.plane.endpoint.in_flight == wire.endpoint.in_flight == 1
+    for engine in wire.engines:
+        engine >> ok()
+    assert (old.answer().status, new.answer().status) == (200, 200)
+    assert wire.plane.endpoint.in_flight == wire.endpoint.in_flight == 0
+
+
+@pytest.mark.parametrize(("health", "welcome"), [("none", True), ("http", False), ("grpc", False)])
+def test_where_there_are_checks_another_engine_has_to_pass_one_first(health: str, welcome: bool) -> None:
+    wire = Wire()
+    engine_is(wire, "127.0.0.1:8001", health)
+    assert wire.plane.endpoint.healthy == welcome
+
+
+def test_an_engine_that_is_the_same_stays_as_healthy_as_it_was() -> None:
+    wire = Wire()
+    engine_is(wire, "127.0.0.1:8000", "http")
+    assert wire.plane.endpoint is wire.endpoint
+    assert wire.endpoint.healthy
+    wire.endpoint.healthy = False
+    engine_is(wire, "127.0.0.1:8000", "grpc")
+    assert not wire.endpoint.healthy
+
+
+# Ready or not.
+
+
+@pytest.fixture
+def plane() -> Plane:
+    """One that serves, and whose loop has just turned."""
+    wire = Wire()
+    wire.lifecycle.serving = True
+    wire.lifecycle.beat = wire.clock.now()
+    return wire.plane
+
+
+def clock(plane: Plane) -> FakeClock:
+    assert isinstance(plane.clock, FakeClock)
+    return plane.clock
+
+
+def test_nobody_is_welcome_before_it_serves() -> None:
+    assert Wire().plane.unready() == "starting"
+
+
+def test_why_new_work_is_not_welcome(plane: Plane) -> None:
+    assert plane.unready() is None
+    plane.endpoint.healthy = False
+    assert plane.unready() == "the engine at 127.0.0.1:8000 is not healthy"
+    plane.lifecycle.tick(clock(plane).now(), clock(plane).now() - 2.25, 0.05)
+    assert plane.unready() == "the event loop is 2.2 s late"
+    plane.lifecycle.draining = True
+    assert plane.unready() == "draining"
+
+
+def test_a_loop_that_says_nothing_is_late(plane: Plane) -> None:
+    """Nobody has to tell: whoever asks sees when it last turned."""
+    clock(plane).advance(1.5)  # max_loop_lag_ms and a second
+    assert plane.unready() is None
+    clock(plane).advance(0.125)
+    assert plane.unready() == "the event loop is 1.6 s late"
+    assert plane.late_s() == 1.625
+    plane.lifecycle.beat = clock(plane).now()
+    assert plane.unready() is None
+
+
+def test_a_reload_decides_how_late_is_late(plane: Plane) -> None:
+    plane.put_in_force(decode("engine: {address: '127.0.0.1:8000'}\nmax_loop_lag_ms: 3000", {}))
+    clock(plane).advance(3.5)
+    assert plane.unready() is None
+    clock(plane).advance(1.0)
+    assert plane.unready() == "the event loop is 4.5 s late"
+
+
+def gauges(plane: Plane) -> dict[str, float]:
+    return {
+        sample.labels.get("side", sample.name.removeprefix("headgate_")): sample.value
+        for family in parse(plane.metrics.render("")[0].decode())
+        for sample in family.samples
+        if family.type == "gauge" and family.name.startswith("headgate_") and family.name != "headgate_info"
+    }
+
+
+def test_the_gauges_show_what_there_is() -> None:
+    wire = Wire("admission: {max_in_flight: 2}\ntelemetry: {access_log: all}")
+    wire.lifecycle.serving = True
+    wire.lifecycle.beat, wire.lifecycle.lag_s = wire.clock.now(), 0.25
+    for _ in range(5):
+        wire.client() >> post(CHAT, b"x" * 100)
+    assert gauges(wire.plane) == {
+        "in_flight": 2,
+        "queued": 3,
+        "downstream": 5,
+        "upstream": 2,
+        "buffered_bytes": 500,
+        "loop_lag_seconds": 0.25,
+        "ready": 1,
+        "access_log_dropped_lines": 0,
+    }
+    wire.lifecycle.draining = True
+    assert gauges(wire.plane)["ready"] == 0
+
+
+# Deadlines, wherever the exchange is. The unit tests of the stages tell which words mean what.
+
+
+def test_a_deadline_that_passed_behind_another_request_reaches_no_engine() -> None:
+    wire = Wire()
+    client = wire.client() >> get("/first") + post(CHAT, b"{}", WHOLE)
+    wire.advance(10)
+    wire.engine >> ok()
+    assert client.answer().status == 200
+    refusal = client.answer(b"POST")
+    assert (refusal.status, refusal.reason) == (504, "timeout")
+    assert [seen.target for engine in wire.engines for seen in engine.seen] == [b"/first"]
+    wire.assert_at_rest()
+
+
+def test_a_deadline_that_passes_while_the_body_comes_frees_what_it_holds() -> None:
+    wire = Wire()
+    client = wire.client() >> get(CHAT, WHOLE, "content-length: 100", method="POST") + b"x" * 50
+    assert wire.plane.bodies.held == 50
+    wire.advance(5)
+    refusal = client.answer(b"POST")
+    assert (refusal.status, refusal.reason, refusal[b"connection"]) == (504, "timeout", b"close")
+    assert wire.engines == []
+    wire.assert_at_rest()
+
+
+def test_a_deadline_that_passes_in_the_queue_makes_room_for_others() -> None:
+    wire = Wire("admission: {max_in_flight: 1, max_queue: 1, queue_timeout_s: 60}")
+    wire.client() >> post()
+    client = wire.client() >> post(CHAT, b"{}", WHOLE)
+    wire.advance(3.5)
+    client << b""
+    wire.advance(1.0)
+    refusal = client.answer(b"POST")
+    assert (refusal.status, refusal.reason) == (503, "queue_timeout")
+    assert len(wire.engines) == 1
+    assert wire.gate.queued == 0
+    wire.engine >> ok()
+    wire.assert_at_rest()
+
+
+def test_a_deadline_that_has_passed_when_its_turn_comes_is_not_dispatched() -> None:
+    """The slot became free before the timers had their turn."""
+    wire = Wire("admission: {max_in_flight: 1}")
+    wire.client() >> post()
+    client = wire.client() >> post(CHAT, b"{}", WHOLE)
+    third = wire.client() >> post(CHAT, b"{}")
+    wire.clock.advance(10)
+    wire.engine >> ok()
+    refusal = client.answer(b"POST")
+    assert (refusal.status, refusal.reason) == (504, "timeout")
+    assert (wire.gate.in_flight, wire.gate.queued) == (1, 0), "its slot went to the next"
+    assert wire.record.endpoint == ""
+    wire.engine >> ok()
+    assert third.answer(b"POST").status == 200
+    wire.assert_at_rest()
+
+
+@pytest.mark.parametrize("word", [WHOLE, READ])
+def test_a_deadline_that_passes_while_the_engine_works_stops_it(word: str) -> None:
+    wire = Wire()
+    client = wire.client() >> post(CHAT, b"{}", word)
+    wire.advance(3.75)
+    assert wire.engine.is_open
+    wire.advance(0.5)
+    refusal = client.answer(b"POST")
+    assert (refusal.status, refusal.reason) == (504, "timeout")
+    assert wire.engine.aborted
+    wire.assert_at_rest()
+
+
+def test_a_deadline_that_passes_while_connecting_is_kept() -> None:
+    wire = Wire()
+    wire.dialer.held = True
+    client = wire.client() >> post(CHAT, b"{}", WHOLE)
+    wire.advance(5)
+    assert client.answer(b"POST").reason == "timeout"
+    wire.dialer.go_on()
+    assert wire.engine.seen == []
+    wire.assert_at_rest()
+
+
+def test_in_the_middle_of_a_stream_only_the_whole_deadline_counts() -> None:
+    wire = Wire()
+    clients = [wire.client() >> post(CHAT, b"{}", word) for word in (WHOLE, READ)]
+    for engine in wire.engines:
+        engine >> SSE + chunked(b"data: 1\n\n", last=False)
+    wire.advance(5)
+    cut, goes_on = (client.answer(b"POST") for client in clients)
+    assert (cut.status, cut.complete) == (200, False)
+    assert b'"timeout"' in cut.body.rpartition(b"data: ")[2]
+    assert goes_on.body == b"data: 1\n\n"
+    assert [engine.aborted for engine in wire.engines] == [True, False]
+    assert (wire.record.status, wire.record.reason) == (200, "timeout")
+    wire.engine >> chunked()
+    wire.assert_at_rest()
+
+
+def test_the_series_of_metrics_are_bounded_from_the_start() -> None:
+    config = decode("engine: {address: '127.0.0.1:8000'}\ntelemetry: {max_series: 1}", {})
+    plane = Plane(config, "1.2.3", FakeClock(), FakeDialer(Wire()))
+    series = [plane.metrics.series(tenant, "m", "standard") for tenant in "abc"]
+    assert series[1] is series[2]
+    assert b'headgate_info{version="1.2.3"} 1.0' in plane.metrics.render("")[0]
