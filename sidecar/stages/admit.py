@@ -1,7 +1,7 @@
 """Who may run, and who waits. Pure part: `flow.gate`.
 
 Work takes a slot for as long as it is in flight, across attempts. When none is free it waits in
-order of arrival, until its turn, the queue time-out or its own deadline, whichever is first.
+order of arrival, until its turn or the queue time-out. Its own deadline is Identify's to watch.
 Everything but work passes: a list of models must not wait behind a generation.
 """
 
@@ -38,10 +38,8 @@ class Admit(Stage):
             return None
         if outcome == FULL:
             return self._refusal(QUEUE_FULL)
-        now = self._clock.now()
-        patience = self._timeout if x.deadline is None else min(self._timeout, x.deadline - now)
-        x.parked = now
-        x.timer = self._alarms.after(max(patience, 0.0), self._give_up, x)
+        x.parked = self._clock.now()
+        x.timer = self._alarms.after(self._timeout, self._give_up, x)
         return PARKED
 
     def on_complete(self, x: Exchange) -> None:

@@ -9,17 +9,14 @@ from sidecar.pipeline import Pipeline, Stage
 from sidecar.settings import Admission
 from sidecar.stages.admit import Admit
 from tests.harness.clock import FakeClock
-from tests.unit.sidecar.stages.asker import STEP_S, Asker
+from tests.unit.sidecar.stages.asker import Asker
 
 
 class Reader(Stage):
-    """Stands for Identify: POSTs are work, and `patience` is in seconds."""
+    """Stands for Identify: POSTs are work."""
 
     def on_request(self, x: Exchange) -> None:
         x.is_work = x.request.method == b"POST"
-        patience = x.request.first.get(b"patience")
-        if patience is not None:
-            x.deadline = x.arrived + float(patience)
 
 
 class Rig(Asker):
@@ -99,29 +96,15 @@ def test_without_a_queue_nobody_waits() -> None:
     assert rig.reason(second) == "queue_full"
 
 
-@pytest.mark.parametrize(
-    ("fields", "waits"),
-    [([], 10.0), (["patience: 3"], 3.0), (["patience: 60"], 10.0), (["patience: 0.5"], 0.5)],
-)
-def test_nobody_waits_longer_than_the_queue_timeout_or_its_own_deadline(
-    fields: list[str], waits: float
-) -> None:
+def test_nobody_waits_longer_than_the_queue_timeout() -> None:
     rig = Rig()
     rig.ask()
-    x = rig.ask(*fields)
-    rig.pass_time(waits - 0.25)
+    x = rig.ask()
+    rig.pass_time(9.75)
     assert x.state == WAITING
     rig.pass_time(0.5)
     assert (rig.reason(x), x.state, rig.counts()) == ("queue_timeout", DONE, (1, 0))
-    assert x.waited == pytest.approx(waits, abs=0.25)
-
-
-def test_a_deadline_that_has_passed_does_not_wait() -> None:
-    rig = Rig()
-    rig.ask()
-    x = rig.ask("patience: -5")
-    rig.pass_time(STEP_S)
-    assert rig.reason(x) == "queue_timeout"
+    assert x.waited == pytest.approx(10.0, abs=0.25)
 
 
 def test_who_was_let_in_does_not_time_out() -> None:
@@ -173,8 +156,8 @@ def test_the_invitation_grows_with_the_queue() -> None:
 def test_a_timeout_invites_too() -> None:
     rig = Rig()
     rig.ask()
-    x = rig.ask("patience: 1")
-    rig.pass_time(2.0)
+    x = rig.ask()
+    rig.pass_time(11.0)
     assert rig.answers[x].retry_after_s == pytest.approx(2 * 1.0 * 1.2)
 
 
