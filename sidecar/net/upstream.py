@@ -1,8 +1,8 @@
 """A connection to an engine: one exchange at a time out, its answer back as it comes.
 
 While it carries an exchange: no first byte within `first_byte_s` of the last one sent, a body not taken
-for as long, or no further byte for `stall_s`, ends it. While it is idle any byte from the engine discards it, so that
-nobody gets an answer to another's question.
+for as long, or no further byte for `stall_s`, ends it. While it is idle any byte from the engine
+discards it, so that nobody gets an answer to another's question.
 """
 
 from __future__ import annotations

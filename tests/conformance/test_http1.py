@@ -335,6 +335,41 @@ def test_nobody_sets_what_is_the_meshs_to_set() -> None:
     assert client.answer().reason == ""
 
 
+def test_an_engines_word_in_the_meshs_name_never_reaches_the_client() -> None:
+    wire = Wire()
+    client = wire.client() >> get()
+    own = b"server-timing: gpu;dur=1"
+    wire.engine >> answer(b"103 E", b"", b"x-headgate-reason: a", b"link: x")
+    wire.engine >> ok(b"", b"X-Headgate-Elsewhere: 1", b"x-headgate-reason: a", b"x-headgate-: a", own)
+    back = client.answer()
+    assert back.interim == [(103, [(b"link", b"x")])]
+    assert not any(name.startswith(b"x-headgate-") for name, _ in back.fields)
+    timings = [value for name, value in back.fields if name == b"server-timing"]
+    assert timings == [b"gpu;dur=1", b"limit;dur=0, queue;dur=0.0, upstream;dur=0.0"]
+
+
+SHADOWS = ["x_headgate_hop", "X_Forwarded_For", "x-forwarded_proto", "content_length", "proxy_connection"]
+
+
+def test_names_that_frameworks_would_read_as_ours_do_not_pass() -> None:
+    """WSGI and CGI read "_" as "-": the engine would take the caller's word for the sidecar's."""
+    wire = Wire()
+    wire.client() >> get("/", *(f"{name}: 1" for name in SHADOWS), "user_id: 7", "x_headgateway: 8", "te_: 9")
+    seen = wire.engine.request()
+    assert [name for name, _ in seen.fields if b"_" in name] == [b"user_id", b"x_headgateway", b"te_"]
+    assert seen[b"x-forwarded-for"] == b"192.0.2.7"
+
+
+@pytest.mark.parametrize(("config", "passes"), [("", False), (TRUSTING, True)])
+def test_the_words_of_a_proxy_pass_from_a_proxy_alone(config: str, passes: bool) -> None:
+    wire = Wire(config)
+    wire.client() >> get("/", "Forwarded: for=a", "x-real-ip: b", "x-request-start: t=1", "x_real_ip: c")
+    names = {name for name, _ in wire.engine.request().fields}
+    assert names >= {b"forwarded", b"x-real-ip", b"x-request-start", b"x_real_ip"} if passes else (
+        names.isdisjoint({b"forwarded", b"x-real-ip", b"x-request-start", b"x_real_ip"})
+    )
+
+
 @pytest.mark.parametrize("path", [CHAT, "/upload"])
 def test_100_continue_is_answered_here(path: str) -> None:
     wire = Wire()

@@ -68,7 +68,9 @@ def test_words_of_a_proxy_pass_from_a_proxy_alone(name: bytes) -> None:
     assert passed([(name, b"x")], trusted=True) == name + b": x\r\n"
 
 
-@pytest.mark.parametrize("name", [b"content-length", b"via", b"x-request-id", b"x-headgate-reason", b"x-headgate-"])
+@pytest.mark.parametrize(
+    "name", [b"content-length", b"via", b"x-request-id", b"x-headgate-reason", b"x-headgate-"]
+)
 def test_what_is_written_anew_on_answers_is_dropped(name: bytes) -> None:
     assert returned([(name, b"x")]) == b""
 

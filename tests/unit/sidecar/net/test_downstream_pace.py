@@ -1,4 +1,4 @@
-"""A client's connection: one that does not read gets no more work done, one that left is missed though nobody reads."""
+"""A client's connection: who does not read is not worked for, and who has left is missed."""
 
 import pytest
 

@@ -140,7 +140,7 @@ FAR = "head_s: 80000, body_s: 80000, keep_alive_s: 80000, stall_s: 80000, first_
 @pytest.mark.parametrize("phase", [0.0, 0.75, 1.5])
 @pytest.mark.parametrize("name", ["head_s", "body_s", "keep_alive_s", "stall_s"])
 def test_a_time_out_comes_at_most_a_quarter_late(name: str, phase: float) -> None:
-    wire = Wire("timeouts: {%s}" % FAR.replace(f"{name}: 80000", f"{name}: 8"))
+    wire = Wire("timeouts: {" + FAR.replace(f"{name}: 80000", f"{name}: 8") + "}")
     client = wire.client()
     wire.advance(phase)
     if name == "head_s":

@@ -101,8 +101,12 @@ def test_beyond_the_horizon_they_are_carried_on(step: float) -> None:
     far = [0.5 * horizon, horizon - TICK_S, horizon, horizon + TICK_S, 2.5 * horizon, 5 * horizon]
     start = wheel.clock.now()
     late: dict[float, float] = {}
+
+    def note(due: float) -> None:
+        late[due] = wheel.clock.now() - start - due
+
     for seconds in far:
-        wheel.timers.after(seconds, lambda due: late.setdefault(due, wheel.clock.now() - start - due), seconds)
+        wheel.timers.after(seconds, note, seconds)
     while len(late) < len(far):
         wheel.advance(step)
     assert all(0 <= lateness <= step + 2 * TICK_S for lateness in late.values())

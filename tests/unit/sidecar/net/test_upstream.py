@@ -233,7 +233,7 @@ def test_a_connection_whose_engine_answered_without_taking_the_body_is_not_used_
 
 @pytest.mark.parametrize("name", ["first_byte_s", "stall_s"])
 def test_a_time_out_comes_at_most_a_quarter_late(name: str) -> None:
-    wire = Wire("timeouts: {%s: 8}" % name)
+    wire = Wire(f"timeouts: {{{name}: 8}}")
     client = wire.client() >> post()
     if name == "stall_s":
         wire.engine >> SSE
