@@ -139,6 +139,8 @@ class App:
         except Exception:
             log.exception("reading the new configuration failed, the old one stays in force")
             return
+        if self.plane.lifecycle.draining:
+            return  # watchers that began now would outlive everything else
         key = needs_restart(old, config)
         if key is not None:
             log.error("the new configuration is refused: a change of %s needs a restart", key)

@@ -1,19 +1,19 @@
-"""The whole sidecar in one process, on unix sockets: how it starts, reloads, is ready, and leaves."""
+"""The whole sidecar in one process: how it starts, watches its engine, and leaves."""
 
 import asyncio
+import json
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sidecar.app import App
 from sidecar.errors import ConfigError
+from sidecar.net.timers import TICK_S, Timers
 from tests.harness.clock import FakeClock
-
-WITHIN_S = 20.0
+from tests.unit.sidecar.pod import CHUNKED, WITHIN_S, Caller, Pod, chunk, in_loop, until
 
 
 @pytest.fixture(autouse=True)
@@ -22,80 +22,9 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-class Pod:
-    """A sidecar in `folder`, whose engine is not there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.file = folder / "sidecar.yaml"
-
-    def write(self, *lines: str, **addresses: str) -> None:
-        """A configuration on sockets in the folder, with `lines` added."""
-        places = {name: f"unix:{self.folder}/{name}" for name in ("listen", "admin")} | addresses
-        text = [f"{key}: {value}" for key, value in places.items()]
-        self.file.write_text("\n".join([*text, f"engine: {{address: unix:{self.folder}/engine}}", *lines]))
-
-    def app(self, *lines: str) -> App:
-        self.write(*lines)
-        return App(self.file, {})
-
-    @asynccontextmanager
-    async def serving(self, *lines: str) -> AsyncIterator[App]:
-        """A sidecar that serves within the block, and must leave in good order after it."""
-        app = self.app(*lines)
-        running = asyncio.create_task(app.run())
-        await until(lambda: app.lifecycle.serving or running.done())
-        try:
-            yield app
-        finally:
-            app.drain()
-            assert await asyncio.wait_for(running, WITHIN_S) == 0
-
-
 @pytest.fixture
 def pod(tmp_path: Path) -> Pod:
     return Pod(tmp_path)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let others run until `condition` holds."""
-    async with asyncio.timeout(WITHIN_S):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-def in_loop(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(scenario)
-
-
-class Caller:
-    """A client connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    @classmethod
-    async def of(cls, pod: Pod) -> "Caller":
-        return cls(*await asyncio.open_unix_connection(f"{pod.folder}/listen"))
-
-    def send(self, data: bytes) -> None:
-        self._writer.write(data)
-
-    async def answer(self) -> tuple[int, str]:
-        """Status and reason. Closes."""
-        async with asyncio.timeout(WITHIN_S):
-            head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
-        self._writer.close()
-        lines = head.splitlines()
-        reasons = [line.removeprefix("x-headgate-reason: ") for line in lines if "x-headgate-reason" in line]
-        return int(lines[0].split()[1]), "".join(reasons)
-
-
-CHUNKED = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-def chunk(size: int) -> bytes:
-    return b"%x\r\n%b\r\n" % (size, b"x" * size)
 
 
 def test_a_bad_file_stops_the_start(pod: Pod) -> None:
@@ -105,154 +34,112 @@ def test_a_bad_file_stops_the_start(pod: Pod) -> None:
         App(pod.folder / "absent.yaml", {})
 
 
-# Reloads: whole, or not at all.
+# The engine.
 
 
-@pytest.mark.parametrize(
-    ("lines", "why"),
-    [
-        (["drain_s: 7", "drian_s: 8"], "drian_s: unknown key; did you mean drain_s?"),
-        (["drain_s: 7", "max_body_bytes: 1TB"], "max_body_bytes: expected bytes"),
-        (["drain_s: 7", "limits: ["], "line"),
-    ],
-)
-def test_a_bad_file_changes_nothing(
-    pod: Pod, log: pytest.LogCaptureFixture, lines: list[str], why: str
+@asynccontextmanager
+async def engine_in(pod: Pod) -> AsyncIterator[list[bytes]]:
+    """An engine that is well. The request lines it gets."""
+    lines: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines.append((await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")[0])
+        writer.write(b'HTTP/1.1 200 OK\r\ncontent-length: 12\r\nconnection: close\r\n\r\n{"data": []}')
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, f"{pod.folder}/engine"):
+        yield lines
+
+
+CHECKED = ", health: {kind: http, interval_s: %s}"
+
+
+def test_what_is_not_about_health_does_not_disturb_the_checks(
+    pod: Pod, log: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
-        async with pod.serving("drain_s: 5") as app:
-            before, pipeline = app.config, app.context.pipeline
-            pod.write(*lines)
+        async with engine_in(pod), pod.serving(engine=CHECKED % 5) as app:
+            await until(lambda: app.plane.unready() is None)
+            watchers, endpoint = list(app._watchers), app.plane.endpoint
+            pod.write("drain_s: 7", engine=CHECKED % 5 + ", include_usage: off, deny_paths: [/x]")
             app.reload()
-            await until(lambda: "the new configuration is refused, the old one stays in force" in log.text)
-            assert why in log.text
-            assert app.config is before
-            assert app.context.pipeline is pipeline
+            seen = set()
+            async with asyncio.timeout(WITHIN_S):
+                while "the new configuration is in force" not in log.text:
+                    seen.add(app.plane.unready())
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert app.plane.config.engine.deny_paths == ("/x",)
+            assert seen | {app.plane.unready()} == {None}, "ready all the time"
+            assert app._watchers == watchers
+            assert not any(task.done() or task.cancelling() for task in watchers)
+            assert app.plane.endpoint is endpoint
 
     in_loop(scenario())
 
 
-@pytest.mark.parametrize(
-    ("key", "lines"),
-    [
-        ("listen", []),
-        ("admin", []),
-        ("health_listen", []),
-        ("mesh", ["redis: {url: 'redis://127.0.0.1:9'}", "mesh: {pod: p}"]),
-    ],
-)
-def test_what_needs_a_restart_is_refused_with_that_word(
-    pod: Pod, log: pytest.LogCaptureFixture, key: str, lines: list[str]
+def test_other_checks_of_the_same_engine_begin_anew_and_it_stays_ready(
+    pod: Pod, log: pytest.LogCaptureFixture
 ) -> None:
-    addresses = {} if lines else {key: f"unix:{pod.folder}/elsewhere"}
-
     async def scenario() -> None:
-        async with pod.serving("drain_s: 5") as app:
-            pod.write("drain_s: 7", *lines, **addresses)
+        async with engine_in(pod) as asked, pod.serving(engine=CHECKED % 5) as app:
+            await until(lambda: app.plane.unready() is None)
+            watchers = list(app._watchers)
+            pod.write(engine=CHECKED % "5, path: /well")
             app.reload()
-            await until(lambda: f"refused: a change of {key} needs a restart" in log.text)
-            assert app.config.drain_s == 5, "nor is anything else of that file taken"
+            await until(lambda: b"GET /well HTTP/1.1" in asked)
+            assert app.plane.unready() is None
+            assert all(task.cancelled() for task in watchers)
+            assert len(app._watchers) == 2
 
     in_loop(scenario())
 
 
-def test_a_good_file_is_in_force_for_what_begins_then(pod: Pod, log: pytest.LogCaptureFixture) -> None:
-    """What runs keeps the rules under which it began."""
-
+def test_without_checks_an_engine_is_taken_as_it_is(pod: Pod, log: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
-        async with pod.serving("max_body_bytes: 1024") as app:
-            old = await Caller.of(pod)
-            old.send(CHUNKED + chunk(10))
-            await until(lambda: any(not client.is_idle for client in app.context.clients))
-            pod.write("max_body_bytes: 4096")
-            app.reload()
-            await until(lambda: "the new configuration is in force" in log.text)
-            new = await Caller.of(pod)
-            new.send(CHUNKED + chunk(2000) + b"0\r\n\r\n")
-            assert await new.answer() == (502, "connect_failed")
-            old.send(chunk(2000))
-            assert await old.answer() == (413, "body_too_large")
-
-    in_loop(scenario())
-
-
-def test_what_was_learnt_survives_a_reload(pod: Pod, log: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
-        async with pod.serving("telemetry: {receipts: 10}") as app:
-            caller = await Caller.of(pod)
-            caller.send(b"GET /sleep HTTP/1.1\r\nhost: a\r\n\r\n")
-            assert await caller.answer() == (403, "forbidden")
-            kept = app.gate, app.metrics, app.receipts, app.endpoint, app.context.connections
-            ready = app.context.pipeline._ready
-            pod.write("admission: {max_in_flight: 3, max_queue: 4}", "telemetry: {receipts: 5}")
-            app.reload()
-            await until(lambda: "the new configuration is in force" in log.text)
-            assert (app.gate, app.metrics, app.receipts, app.endpoint, app.context.connections) == kept
-            assert (app.gate.limit, app.gate.max_queue) == (3, 4)
-            assert app.context.pipeline._ready is ready, "the old and the new one wake each other's exchanges"
-            assert [record.reason for record in app.receipts.last(10)] == ["forbidden"]
-
-    in_loop(scenario())
-
-
-def test_asked_to_reload_what_is_in_force(pod: Pod, log: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
-        async with pod.serving() as app:
+        async with pod.serving(engine=CHECKED % 5) as app:
+            assert app.plane.unready() == f"the engine at unix:{pod.folder}/engine is not healthy"
             pod.write()
             app.reload()
-            await until(lambda: "the configuration has not changed" in log.text)
-
-    in_loop(scenario())
-
-
-def test_a_section_that_is_not_built_warns_once(pod: Pod, log: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> None:
-        async with pod.serving("outlier: {}", "retry: {budget: 1}") as app:
-            pod.write("outlier: {}", "retry: {budget: 2}")
-            app.reload()
             await until(lambda: "the new configuration is in force" in log.text)
+            assert app.plane.unready() is None
+            assert len(app._watchers) == 1, "its models"
 
     in_loop(scenario())
-    assert log.text.count("retry: accepted, but without effect") == 1
-    assert log.text.count("outlier: accepted, but without effect") == 1
 
 
-# Ready or not.
+# What happens by itself.
 
 
-def test_why_new_work_is_not_welcome(pod: Pod) -> None:
-    app = pod.app()
-    assert app.unready() == "starting"
-    app.lifecycle.serving = True
-    assert app.is_ready()
-    app.endpoint.healthy = False
-    assert app.unready() == f"the engine at unix:{pod.folder}/engine is not healthy"
-    app.lifecycle.lagging, app.lifecycle.lag_s = True, 2.25
-    assert app.unready() == "the event loop is 2.2 s late"
-    app.lifecycle.draining = True
-    assert app.unready() == "draining"
-    assert not app.is_ready()
-
-
-def test_a_loop_that_is_late_for_a_second_is_of_no_use(pod: Pod) -> None:
+def test_a_tick_turns_the_timers_and_tells_how_late_it_is(pod: Pod) -> None:
     class Loop:
         def call_later(self, delay: float, call: Callable[[float], None], due: float) -> None:
+            assert (delay, call) == (TICK_S, app._tick)
             self.due = due
 
     app, clock, loop = pod.app("max_loop_lag_ms: 500"), FakeClock(), Loop()
-    app.clock, app._loop = clock, loop  # type: ignore[assignment]
+    app.plane.clock, app._loop = clock, loop  # type: ignore[assignment]
+    app.plane.timers = Timers(clock.now)
+    rung: list[float] = []
+    app.plane.timers.after(1.0, lambda _: rung.append(clock.now()), None)
     app._tick(clock.now())
-
-    def turn(late_s: float) -> bool:
+    for late_s in (0.0, 0.4, 0.6, 0.6):
         clock.advance(loop.due + late_s - clock.now())
         app._tick(loop.due)
-        assert app.lifecycle.lag_s == pytest.approx(late_s)
-        assert app.lifecycle.beat == clock.now()
-        return app.lifecycle.lagging
+        assert app.plane.lifecycle.lag_s == pytest.approx(late_s)
+        assert app.plane.lifecycle.beat == clock.now()
+    assert app.plane.lifecycle.lagging
+    assert len(rung) == 1
 
-    assert [turn(late) for late in (0.0, 0.4, 0.6, 0.4, 0.6)] == [False] * 5
-    assert [turn(late) for late in (0.6, 0.6, 0.6)] == [False, True, True]
-    assert not turn(0.1)
+
+def test_a_file_that_changes_is_noticed(pod: Pod) -> None:
+    async def scenario() -> None:
+        async with pod.serving("drain_s: 5") as app:
+            pod.write("drain_s: 7")
+            await until(lambda: app.plane.config.drain_s == 7)
+
+    in_loop(scenario())
+
 
 
 # Leaving.
@@ -264,7 +151,7 @@ def test_what_runs_is_let_finish_and_what_comes_then_is_not_taken(pod: Pod) -> N
             late, early = await Caller.of(pod), await Caller.of(pod)
             late.send(CHUNKED)
             early.send(CHUNKED + chunk(10))
-            await until(lambda: sum(not client.is_idle for client in app.context.clients) == 2)
+            await until(lambda: sum(not client.is_idle for client in app.plane.context.clients) == 2)
             app.drain()
             with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
                 await Caller.of(pod)
@@ -280,7 +167,7 @@ def test_told_twice_it_waits_for_nobody(pod: Pod, log: pytest.LogCaptureFixture)
         async with pod.serving("drain_s: 600") as app:
             caller = await Caller.of(pod)
             caller.send(CHUNKED + chunk(10))
-            await until(lambda: any(not client.is_idle for client in app.context.clients))
+            await until(lambda: any(not client.is_idle for client in app.plane.context.clients))
             answer = asyncio.create_task(caller.answer())
             app.drain()
         assert await answer == (503, "draining")
@@ -288,3 +175,16 @@ def test_told_twice_it_waits_for_nobody(pod: Pod, log: pytest.LogCaptureFixture)
     in_loop(scenario())
     assert "told to stop a second time" in log.text
     assert "1 exchanges outlasted drain_s and were cut" in log.text
+
+
+def test_the_last_lines_of_the_access_log_are_written(pod: Pod, capfd: pytest.CaptureFixture[str]) -> None:
+    async def scenario() -> None:
+        async with pod.serving("telemetry: {access_log: all}") as app:
+            caller = await Caller.of(pod)
+            caller.send(CHUNKED + b"0\r\n\r\n")
+            assert await caller.answer() == (502, "connect_failed")
+            app.drain()
+
+    in_loop(scenario())
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [line["reason"] for line in lines] == ["connect_failed"]
