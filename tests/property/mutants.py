@@ -1,4 +1,4 @@
-"""Ways to break the kernel and the gate, each of which a test must notice.
+"""Ways to break the kernel, the gate and the budget, each of which a test must notice.
 
 A mutant replaces one piece of text, which must occur exactly once: whoever rewrites the code rewrites
 its mutants. Each stands for one rule that the code's file head or a comment in it states.
@@ -25,9 +25,11 @@ _COPIED: Final = (
 
 PIPELINE: Final = "sidecar/pipeline.py"
 GATE: Final = "sidecar/flow/gate.py"
+BUDGET: Final = "sidecar/flow/budget.py"
 SUITES: Final = {
     PIPELINE: ("tests/property/test_pipeline.py",),
     GATE: ("tests/unit/sidecar/flow/test_gate.py", "tests/property/test_gate.py"),
+    BUDGET: ("tests/unit/sidecar/flow/test_budget.py",),
 }
 
 
@@ -83,6 +85,10 @@ def _pipeline(name: str, old: str, new: str) -> Mutant:
 
 def _gate(name: str, old: str, new: str) -> Mutant:
     return Mutant(name, GATE, old, new)
+
+
+def _budget(name: str, old: str, new: str) -> Mutant:
+    return Mutant(name, BUDGET, old, new)
 
 
 MUTANTS: Final = (
@@ -260,4 +266,14 @@ MUTANTS: Final = (
         "            self._waiting.pop(member, None)\n",
         "            self._waiting.pop(member, None)\n            self._measure(now)\n",
     ),
+    # The budget.
+    _budget("the limit itself is too much", "> self.limit", ">= self.limit"),
+    _budget("one amount alone is measured", "if self.held + amount >", "if amount >"),
+    _budget(
+        "who gets nothing holds it",
+        "            return False\n",
+        "            self.held += amount\n            return False\n",
+    ),
+    _budget("what was taken is not counted", "        self.held += amount\n", ""),
+    _budget("nothing is given back", "        self.held -= amount\n", "        pass\n"),
 )
