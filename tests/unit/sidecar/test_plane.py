@@ -1,4 +1,4 @@
-"""The data plane as a whole: what a reload keeps, when it wants no work, and where deadlines reach."""
+"""The data plane as a whole: what a reload keeps, when it wants no work, and what it shows of itself."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
@@ -9,8 +9,6 @@ from sidecar.plane import Plane
 from tests.harness.clock import FakeClock
 from tests.harness.engine import SSE, chunked, ok
 from tests.harness.wire import CHAT, FakeDialer, Wire, get, post, post_chunked
-
-WHOLE, READ = "x-request-timeout-ms: 4000", "x-stainless-read-timeout: 4"
 
 
 def inside(wire: Wire) -> list[Exchange]:
@@ -212,52 +210,14 @@ def test_the_gauges_show_what_there_is() -> None:
     assert gauges(wire.plane)["ready"] == 0
 
 
-# Deadlines, wherever the exchange is. The unit tests of the stages tell which words mean what.
-
-
-def test_a_deadline_that_passed_behind_another_request_reaches_no_engine() -> None:
-    wire = Wire()
-    client = wire.client() >> get("/first") + post(CHAT, b"{}", WHOLE)
-    wire.advance(10)
-    wire.engine >> ok()
-    assert client.answer().status == 200
-    refusal = client.answer(b"POST")
-    assert (refusal.status, refusal.reason) == (504, "timeout")
-    assert [seen.target for engine in wire.engines for seen in engine.seen] == [b"/first"]
-    wire.assert_at_rest()
-
-
-def test_a_deadline_that_passes_while_the_body_comes_frees_what_it_holds() -> None:
-    wire = Wire()
-    client = wire.client() >> get(CHAT, WHOLE, "content-length: 100", method="POST") + b"x" * 50
-    assert wire.plane.bodies.held == 50
-    wire.advance(5)
-    refusal = client.answer(b"POST")
-    assert (refusal.status, refusal.reason, refusal[b"connection"]) == (504, "timeout", b"close")
-    assert wire.engines == []
-    wire.assert_at_rest()
-
-
-def test_a_deadline_that_passes_in_the_queue_makes_room_for_others() -> None:
-    wire = Wire("admission: {max_in_flight: 1, max_queue: 1, queue_timeout_s: 60}")
-    wire.client() >> post()
-    client = wire.client() >> post(CHAT, b"{}", WHOLE)
-    wire.advance(3.5)
-    client << b""
-    wire.advance(1.0)
-    refusal = client.answer(b"POST")
-    assert (refusal.status, refusal.reason) == (503, "queue_timeout")
-    assert len(wire.engines) == 1
-    assert wire.gate.queued == 0
-    wire.engine >> ok()
-    wire.assert_at_rest()
+# All stages together.
 
 
 def test_a_deadline_that_has_passed_when_its_turn_comes_is_not_dispatched() -> None:
     """The slot became free before the timers had their turn."""
     wire = Wire("admission: {max_in_flight: 1}")
     wire.client() >> post()
-    client = wire.client() >> post(CHAT, b"{}", WHOLE)
+    client = wire.client() >> post(CHAT, b"{}", "x-request-timeout-ms: 4000")
     third = wire.client() >> post(CHAT, b"{}")
     wire.clock.advance(10)
     wire.engine >> ok()
@@ -267,46 +227,6 @@ def test_a_deadline_that_has_passed_when_its_turn_comes_is_not_dispatched() -> N
     assert wire.record.endpoint == ""
     wire.engine >> ok()
     assert third.answer(b"POST").status == 200
-    wire.assert_at_rest()
-
-
-@pytest.mark.parametrize("word", [WHOLE, READ])
-def test_a_deadline_that_passes_while_the_engine_works_stops_it(word: str) -> None:
-    wire = Wire()
-    client = wire.client() >> post(CHAT, b"{}", word)
-    wire.advance(3.75)
-    assert wire.engine.is_open
-    wire.advance(0.5)
-    refusal = client.answer(b"POST")
-    assert (refusal.status, refusal.reason) == (504, "timeout")
-    assert wire.engine.aborted
-    wire.assert_at_rest()
-
-
-def test_a_deadline_that_passes_while_connecting_is_kept() -> None:
-    wire = Wire()
-    wire.dialer.held = True
-    client = wire.client() >> post(CHAT, b"{}", WHOLE)
-    wire.advance(5)
-    assert client.answer(b"POST").reason == "timeout"
-    wire.dialer.go_on()
-    assert wire.engine.seen == []
-    wire.assert_at_rest()
-
-
-def test_in_the_middle_of_a_stream_only_the_whole_deadline_counts() -> None:
-    wire = Wire()
-    clients = [wire.client() >> post(CHAT, b"{}", word) for word in (WHOLE, READ)]
-    for engine in wire.engines:
-        engine >> SSE + chunked(b"data: 1\n\n", last=False)
-    wire.advance(5)
-    cut, goes_on = (client.answer(b"POST") for client in clients)
-    assert (cut.status, cut.complete) == (200, False)
-    assert b'"timeout"' in cut.body.rpartition(b"data: ")[2]
-    assert goes_on.body == b"data: 1\n\n"
-    assert [engine.aborted for engine in wire.engines] == [True, False]
-    assert (wire.record.status, wire.record.reason) == (200, "timeout")
-    wire.engine >> chunked()
     wire.assert_at_rest()
 
 
