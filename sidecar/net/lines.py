@@ -1,8 +1,8 @@
 """Writes log lines to a file descriptor from a thread of its own.
 
 Whoever reads them may be slow, stuck or gone: the event loop never waits for it, and nothing of the
-data plane ends because of it. While one batch is being written the next stays with its owner, whose
-buffer is bounded.
+data plane ends because of it. While one batch is being written one more waits here; what comes after
+it stays with its owner, whose buffer is bounded.
 """
 
 from __future__ import annotations
@@ -24,24 +24,21 @@ class LineWriter:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._batches: queue.Queue[bytes | None] = queue.Queue(maxsize=1)
+        self._batches: queue.Queue[bytes | None] = queue.Queue(maxsize=2)  # a batch, and the end
         self._complained = False
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._thread.start()
 
     def offer(self, take: Callable[[], bytes]) -> None:
-        """Call `take` for the next batch, unless the last one is still on its way."""
-        if not self._batches.full():
+        """Call `take` for the next batch, unless one is waiting still."""
+        if self._batches.empty():
             lines = take()
             if lines:
                 self._batches.put_nowait(lines)
 
     def close(self, within_s: float) -> None:
-        """Write what was offered, if the reader lets us within the time."""
-        try:
-            self._batches.put(None, timeout=within_s)
-        except queue.Full:
-            return
+        """Write what was offered, if the reader lets us within the time; the last call."""
+        self._batches.put_nowait(None)
         self._thread.join(within_s)
 
     def _run(self) -> None:
