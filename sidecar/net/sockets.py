@@ -42,8 +42,11 @@ def remove_stale_socket(path: str) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(path)
+        except BlockingIOError:
+            pass  # its backlog is full
         except ConnectionRefusedError:
             os.unlink(path)
             return

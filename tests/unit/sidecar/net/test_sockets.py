@@ -1,0 +1,182 @@
+"""What real sockets answer: who has left, whose file this is, and how a connection ends."""
+
+import asyncio
+import os
+import select
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+import uvloop
+
+from sidecar.net.sockets import peer_has_left, remove_stale_socket, reset_on_close
+
+PATIENCE_MS = 10_000
+
+
+class Holder(asyncio.Transport):
+    """A transport over a socket, as far as it is asked for that."""
+
+    def __init__(self, sock: socket.socket | None) -> None:
+        super().__init__({} if sock is None else {"socket": sock})
+
+
+def tcp() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    return ours, theirs
+
+
+def unix() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX)
+
+
+def wait_for(sock: socket.socket, events: int) -> None:
+    """Until the kernel has delivered it."""
+    poll = select.poll()
+    poll.register(sock, events)
+    assert poll.poll(PATIENCE_MS)
+
+
+Pair = Callable[[], tuple[socket.socket, socket.socket]]
+
+
+@pytest.mark.parametrize("pair", [tcp, unix])
+@pytest.mark.parametrize("sent", [b"", b"unread" * 1000])
+@pytest.mark.parametrize("half", [True, False])
+def test_who_has_left_is_known_though_bytes_are_unread(pair: Pair, sent: bytes, half: bool) -> None:
+    ours, theirs = pair()
+    with ours, theirs:
+        transport = Holder(ours)
+        assert not peer_has_left(transport)
+        theirs.sendall(sent)
+        if sent:
+            wait_for(ours, select.POLLIN)
+        assert not peer_has_left(transport)
+        if half:
+            theirs.shutdown(socket.SHUT_WR)
+        else:
+            theirs.close()
+        wait_for(ours, select.POLLRDHUP)
+        assert peer_has_left(transport)
+        assert ours.recv(100) == sent[:100]  # looking took nothing
+
+
+def test_a_reset_is_leaving_too() -> None:
+    ours, theirs = tcp()
+    with ours:
+        reset_on_close(Holder(theirs))
+        theirs.close()
+        wait_for(ours, select.POLLRDHUP)
+        assert peer_has_left(Holder(ours))
+
+
+def test_where_there_is_no_socket_nothing_is_known() -> None:
+    assert not peer_has_left(Holder(None))
+    reset_on_close(Holder(None))
+
+
+class Deaf(asyncio.Protocol):
+    """Reads nothing."""
+
+    def __init__(self, made: asyncio.Future[asyncio.Transport]) -> None:
+        self._made = made
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        reader = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        reader.pause_reading()
+        self._made.set_result(reader)
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+def test_an_event_loops_transport_will_do(loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        made: asyncio.Future[asyncio.Transport] = loop.create_future()
+        server = await loop.create_server(lambda: Deaf(made), "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()) as theirs:
+            transport = await made
+            theirs.sendall(b"unread")
+            assert not peer_has_left(transport)
+            theirs.shutdown(socket.SHUT_WR)
+            wait_for(transport.get_extra_info("socket"), select.POLLRDHUP)
+            assert peer_has_left(transport)
+        transport.abort()
+        server.close()
+        await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+
+
+# The end of a connection.
+
+
+def test_a_reset_is_told_from_an_end() -> None:
+    ours, theirs = tcp()
+    with theirs:
+        reset_on_close(Holder(ours))
+        ours.close()
+        with pytest.raises(ConnectionResetError):
+            theirs.recv(1)
+
+
+def test_a_unix_socket_has_no_reset_to_give() -> None:
+    ours, theirs = unix()
+    with theirs:
+        reset_on_close(Holder(ours))
+        ours.close()
+        assert theirs.recv(1) == b""
+
+
+# Files of sockets.
+
+
+def listening(path: Path, backlog: int = 1) -> socket.socket:
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.listen(backlog)
+    return server
+
+
+def test_what_a_dead_process_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    listening(path).close()
+    assert path.exists()
+    remove_stale_socket(str(path))
+    assert not path.exists()
+    remove_stale_socket(str(path))  # nothing there is well, too
+
+
+def test_a_socket_somebody_listens_on_stays(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with listening(path) as server:
+        with pytest.raises(OSError, match="somebody listens there"):
+            remove_stale_socket(str(path))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        server.accept()[0].close()
+
+
+def test_one_that_is_too_busy_to_accept_listens_too(tmp_path: Path) -> None:
+    """Its backlog is full: connecting would wait for it, perhaps for ever."""
+    path = tmp_path / "socket"
+    with listening(path, 0), socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        for client in (first, second):
+            client.setblocking(False)
+            client.connect_ex(str(path))
+        with pytest.raises(OSError, match="somebody listens there"):
+            remove_stale_socket(str(path))
+        assert path.exists()
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("x")
+    remove_stale_socket(str(path))
+    remove_stale_socket(str(tmp_path))
+    assert path.read_text() == "x"
+    assert os.listdir(tmp_path) == ["precious"]
