@@ -221,7 +221,11 @@ class _Request(http.server.BaseHTTPRequestHandler):
     def _is_local(self) -> bool:
         """Whoever may look at a pod over the network may not change it."""
         peer = self.client_address
-        return not isinstance(peer, tuple) or ipaddress.ip_address(peer[0]).is_loopback
+        if not isinstance(peer, tuple):
+            return True
+        address = ipaddress.ip_address(peer[0])
+        # A listener of both families sees 127.0.0.1 as ::ffff:127.0.0.1.
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
     def _body(self) -> bytes | None:
         length = self.headers.get("content-length", "0")

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -117,6 +118,37 @@ def test_bad_requests_are_answered_in_json(admin: Admin, request_: bytes, status
         assert "error" in json.loads(body)
     else:
         assert "error" in json.loads(head)
+
+
+def ask_from(peer: object, method: str, path: str) -> bytes:
+    """What a connection that comes from `peer` is answered."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(f"{method} {path} HTTP/1.1\r\nhost: h\r\n\r\n".encode())
+        module._Request(ours, peer, SimpleNamespace(routes=ROUTES))  # type: ignore[arg-type]
+        ours.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: theirs.recv(65536), b""))
+
+
+FAR = [("192.0.2.7", 1), ("10.0.0.1", 1), ("2001:db8::1", 1, 0, 0), ("fe80::1%eth0", 1, 0, 1),
+       ("::ffff:10.0.0.1", 1, 0, 0)]  # fmt: skip
+NEAR = [("127.0.0.1", 1), ("127.9.9.9", 1), ("::1", 1, 0, 0), ("::ffff:127.0.0.1", 1, 0, 0), ""]
+
+
+@pytest.mark.parametrize("peer", FAR)
+def test_who_may_look_from_afar_may_not_change_anything(peer: tuple[object, ...]) -> None:
+    for method, path in (("POST", "/drain"), ("PUT", "/log-level")):
+        assert ask_from(peer, method, path).startswith(b"HTTP/1.1 403 ")
+    assert ask_from(peer, "GET", "/live").startswith(b"HTTP/1.1 200 ")
+    assert ask_from(peer, "HEAD", "/live").startswith(b"HTTP/1.1 200 ")
+    assert ask_from(peer, "POST", "/live").startswith(b"HTTP/1.1 405 ")
+
+
+@pytest.mark.parametrize("peer", NEAR)
+def test_this_machine_may_change_it(peer: object) -> None:
+    """Also over a socket of both families, and over a unix socket, which has no address."""
+    assert ask_from(peer, "POST", "/drain").startswith(b"HTTP/1.1 202 ")
+    assert ask_from(peer, "PUT", "/log-level").startswith(b"HTTP/1.1 200 ")
 
 
 def test_connections_are_bounded() -> None:
