@@ -169,6 +169,13 @@ def test_dialling_a_socket(tmp_path: Path) -> None:
     run(main())
 
 
+def test_whatever_goes_wrong_in_dialling_is_told() -> None:
+    """A name that cannot be encoded is no OSError; and who dials waits for the outcome."""
+    endpoint = Endpoint("x" * 64 + ".example", 1)
+    assert not run(dialled(endpoint))
+    assert endpoint.refused == 1
+
+
 def test_dialling_takes_no_longer_than_it_may() -> None:
     """Nobody accepts, and the backlog is full."""
     with socket.socket() as deaf, socket.socket() as first, socket.socket() as second:

@@ -1,28 +1,51 @@
 """grpc.health.v1, asked by grpcio's own client."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sidecar.net.health import HealthServer
+from sidecar.net.health import ENGINE, POD, HealthServer
 from sidecar.settings import Address
 
 Status = health_pb2.HealthCheckResponse
+LOCAL = Address(host="127.0.0.1", port=0)
+
+
+class Services(dict[str, Callable[[], bool]]):
+    """What each service says when it is asked; the server's own thread may ask while a test adds one."""
+
+    def items(self) -> list[tuple[str, Callable[[], bool]]]:  # type: ignore[override]
+        return list(super().items())
+
+
+class Rig:
+    """A server of two services, and what they say."""
+
+    def __init__(self) -> None:
+        self.well = {POD: False, ENGINE: False}
+        self.services = Services({name: partial(self.well.__getitem__, name) for name in self.well})
+        self.server = HealthServer(LOCAL, self.services)
+
+    def say(self, service: str, well: bool) -> None:
+        """From here on, and told at once."""
+        self.well[service] = well
+        self.server.refresh()
 
 
 @pytest.fixture
-def server() -> Iterator[HealthServer]:
-    server = HealthServer(Address(host="127.0.0.1", port=0))
-    server.start()
-    yield server
-    server.stop()
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    rig.server.start()
+    yield rig
+    rig.server.stop()
 
 
 @pytest.fixture
-def stub(server: HealthServer) -> Iterator[health_pb2_grpc.HealthStub]:
-    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+def stub(rig: Rig) -> Iterator[health_pb2_grpc.HealthStub]:
+    with grpc.insecure_channel(f"127.0.0.1:{rig.server.port}") as channel:
         yield health_pb2_grpc.HealthStub(channel)
 
 
@@ -35,12 +58,34 @@ def watch(stub: health_pb2_grpc.HealthStub, service: str = "") -> grpc.Call:
     return stub.Watch(health_pb2.HealthCheckRequest(service=service), timeout=20)
 
 
-def test_not_serving_until_told(server: HealthServer, stub: health_pb2_grpc.HealthStub) -> None:
+def test_each_service_says_what_it_is_asked(rig: Rig, stub: health_pb2_grpc.HealthStub) -> None:
     assert check(stub) == check(stub, "engine") == Status.NOT_SERVING
-    server.set(True)
-    assert check(stub) == check(stub, "engine") == Status.SERVING
-    server.set_service("engine", False)
+    rig.say(POD, True)
     assert (check(stub), check(stub, "engine")) == (Status.SERVING, Status.NOT_SERVING)
+    rig.say(ENGINE, True)
+    assert check(stub) == check(stub, "engine") == Status.SERVING
+    rig.say(POD, False)
+    assert (check(stub), check(stub, "engine")) == (Status.NOT_SERVING, Status.SERVING)
+
+
+def test_it_says_what_is_true_at_its_start() -> None:
+    rig = Rig()
+    rig.well[POD] = True
+    rig.server.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{rig.server.port}") as channel:
+            assert check(health_pb2_grpc.HealthStub(channel)) == Status.SERVING
+    finally:
+        rig.server.stop()
+
+
+def test_it_asks_by_itself(rig: Rig, stub: health_pb2_grpc.HealthStub) -> None:
+    """Nobody has to turn for it: a stuck event loop is noticed."""
+    stream = watch(stub)
+    assert next(stream).status == Status.NOT_SERVING
+    rig.well[POD] = True
+    assert next(stream).status == Status.SERVING
+    stream.cancel()
 
 
 def test_check_does_not_know_what_nobody_set(stub: health_pb2_grpc.HealthStub) -> None:
@@ -49,39 +94,43 @@ def test_check_does_not_know_what_nobody_set(stub: health_pb2_grpc.HealthStub) -
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_watch_hears_of_changes_only(server: HealthServer, stub: health_pb2_grpc.HealthStub) -> None:
+def test_watch_hears_of_changes_only(rig: Rig, stub: health_pb2_grpc.HealthStub) -> None:
     stream = watch(stub)
     assert next(stream).status == Status.NOT_SERVING
-    server.set(False)
-    server.set(True)
-    server.set(True)
+    rig.say(POD, False)
+    rig.say(POD, True)
+    rig.say(POD, True)
+    rig.say(ENGINE, True)
     assert next(stream).status == Status.SERVING
-    server.set(False)
+    rig.say(POD, False)
     assert next(stream).status == Status.NOT_SERVING
     stream.cancel()
 
 
-def test_watch_waits_for_a_name_to_appear(server: HealthServer, stub: health_pb2_grpc.HealthStub) -> None:
+def test_watch_waits_for_a_name_to_appear(rig: Rig, stub: health_pb2_grpc.HealthStub) -> None:
     stream = watch(stub, "later")
     assert next(stream).status == Status.SERVICE_UNKNOWN
-    server.set_service("later", True)
+    rig.services["later"] = lambda: True
+    rig.server.refresh()
     assert next(stream).status == Status.SERVING
     stream.cancel()
 
 
-def test_drain_is_for_good(server: HealthServer, stub: health_pb2_grpc.HealthStub) -> None:
-    server.set(True)
+def test_drain_is_for_good(rig: Rig, stub: health_pb2_grpc.HealthStub) -> None:
+    rig.say(POD, True)
+    rig.say(ENGINE, True)
     stream = watch(stub, "engine")
     assert next(stream).status == Status.SERVING
-    server.drain()
-    server.drain()
+    rig.server.drain()
+    rig.server.drain()
     assert next(stream).status == Status.NOT_SERVING
-    server.set(True)
+    rig.say(POD, False)
+    rig.say(POD, True)
     assert check(stub) == check(stub, "engine") == Status.NOT_SERVING
     stream.cancel()
 
 
-def test_watchers_take_no_thread_from_check(server: HealthServer, stub: health_pb2_grpc.HealthStub) -> None:
+def test_watchers_take_no_thread_from_check(stub: health_pb2_grpc.HealthStub) -> None:
     streams = [watch(stub) for _ in range(20)]
     for stream in streams:
         next(stream)
@@ -90,16 +139,16 @@ def test_watchers_take_no_thread_from_check(server: HealthServer, stub: health_p
         stream.cancel()
 
 
-def test_stop_ends_the_watchers(server: HealthServer, stub: health_pb2_grpc.HealthStub) -> None:
+def test_stop_ends_the_watchers(rig: Rig, stub: health_pb2_grpc.HealthStub) -> None:
     stream = watch(stub)
     next(stream)
-    server.stop()
+    rig.server.stop()
     with pytest.raises(grpc.RpcError) as caught:
         next(stream)
     assert caught.value.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
-    server.stop()
+    rig.server.stop()
 
 
-def test_a_taken_address_is_an_os_error(server: HealthServer) -> None:
+def test_a_taken_address_is_an_os_error(rig: Rig) -> None:
     with pytest.raises(OSError, match="cannot listen on"):
-        HealthServer(Address(host="127.0.0.1", port=server.port)).start()
+        HealthServer(Address(host="127.0.0.1", port=rig.server.port), {}).start()

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -92,32 +94,71 @@ def test_fetching() -> None:
 class Results:
     """A prober that finds what it is told, and ends the watch after that."""
 
-    def __init__(self, *results: Check) -> None:
+    def __init__(self, endpoint: Endpoint, *results: Check) -> None:
         self._results: Iterator[Check] = iter(results)
+        self._endpoint = endpoint
+        self._asked: list[float] = []
+        self.verdicts: list[bool] = []  # at each check, of what was found before
+
+    @property
+    def pauses(self) -> list[float]:
+        """Seconds between the checks."""
+        return [after - before for before, after in pairwise(self._asked)]
 
     async def check(self) -> Check:
+        self._asked.append(asyncio.get_running_loop().time())
+        self.verdicts.append(self._endpoint.healthy)
         for result in self._results:
             return result
         raise asyncio.CancelledError
 
 
+async def watched(prober: Results, endpoint: Endpoint, interval_s: float) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        await watch_health(prober, endpoint, interval_s)
+
+
 def test_watching_health() -> None:
     endpoint = Endpoint("127.0.0.1", 1)
-    told: list[bool] = []
     s, n, u = Check.SERVING, Check.NOT_SERVING, Check.UNREACHABLE
-
-    async def main() -> float:
-        with contextlib.suppress(asyncio.CancelledError):
-            watch = watch_health(
-                Results(u, s, u, s, u, u, n, s, n), endpoint, 5.0, lambda: told.append(endpoint.healthy)
-            )
-            await watch
-        return asyncio.get_running_loop().time()
-
-    took = run(main())
-    assert told == [False, True, False, True, False]
-    assert took == pytest.approx(5 * 5.0 + 4 * 0.2, abs=0.1)  # asked more often while it is not well
+    prober = Results(endpoint, u, s, u, s, u, u, n, s, n)
+    run(watched(prober, endpoint, 5.0))
+    assert prober.verdicts == [True, False, True, True, True, True, False, False, True, False]
+    soon, usual = pytest.approx(0.2), pytest.approx(5.0, abs=0.21)
+    assert prober.pauses == [soon, usual, soon, usual, soon, soon, soon, usual, soon]
     assert not endpoint.healthy
+
+
+@pytest.mark.parametrize("interval_s", [0.05, 0.2])
+def test_a_short_interval_is_never_exceeded(interval_s: float) -> None:
+    endpoint = Endpoint("127.0.0.1", 1)
+    prober = Results(endpoint, Check.SERVING, Check.UNREACHABLE, Check.SERVING)
+    run(watched(prober, endpoint, interval_s))
+    assert prober.pauses == [pytest.approx(interval_s)] * 3
+
+
+def test_a_refused_connection_is_a_reason_to_ask_at_once() -> None:
+    endpoint = Endpoint("127.0.0.1", 1)
+    prober = Results(endpoint, Check.SERVING, Check.SERVING)
+
+    async def main() -> None:
+        watch = asyncio.ensure_future(watched(prober, endpoint, 60.0))
+        await asyncio.sleep(10.05)
+        endpoint.refused += 1
+        await watch
+
+    run(main())
+    assert prober.pauses == [pytest.approx(10.2), pytest.approx(60.0, abs=0.21)]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_verdict_is_kept_until_the_first_result(before: bool) -> None:
+    """A reload asks anew, and must neither open nor close the pod for it."""
+    endpoint = Endpoint("127.0.0.1", 1)
+    endpoint.healthy = before
+    prober = Results(endpoint, Check.UNREACHABLE if before else Check.SERVING)
+    run(watched(prober, endpoint, 5.0))
+    assert prober.verdicts == [before, not before]
 
 
 def test_watching_models() -> None:
@@ -139,3 +180,56 @@ def test_watching_models() -> None:
         assert catalog.label("adapter") == "m:adapter"
 
     run(main())
+
+
+class Broken(Catalog):
+    """One that cannot take a list."""
+
+    def load(self, listing: bytes) -> None:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("said", "catalog"),
+    [
+        (b"nonsense", Catalog()),
+        (answer(b"404 No", b"", b"content-length: 0"), Catalog()),
+        (ok(b"{}"), Broken()),
+    ],
+)
+def test_an_engine_without_a_list_is_asked_less_and_less_and_mentioned_once(
+    said: bytes, catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked_at: list[float] = []
+
+    async def main() -> None:
+        async with engine(said) as (address, asked):
+            watch = asyncio.ensure_future(watch_models(address, catalog))
+            while len(asked_at) < 7:
+                await asyncio.sleep(0.125)
+                if len(asked) > len(asked_at):
+                    asked_at.append(asyncio.get_running_loop().time())
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    with caplog.at_level(logging.WARNING, "headgate"):
+        run(main())
+    pauses = [after - before for before, after in pairwise(asked_at)]
+    assert pauses == [pytest.approx(pause, abs=0.3) for pause in (1, 2, 4, 5, 5, 5)]
+    assert caplog.text.count("list of models") == 1
+
+
+def test_a_list_that_is_lost_again_is_mentioned_again(caplog: pytest.LogCaptureFixture) -> None:
+    listed = ok(b'{"data": [{"id": "m"}]}')
+
+    async def main() -> None:
+        async with engine(b"nonsense", listed, b"nonsense", b"nonsense") as (address, asked):
+            watch = asyncio.ensure_future(watch_models(address, Catalog()))
+            while len(asked) < 4:
+                await asyncio.sleep(0.25)
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    with caplog.at_level(logging.WARNING, "headgate"):
+        run(main())
+    assert caplog.text.count("list of models") == 2
