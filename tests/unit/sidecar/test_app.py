@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -185,6 +186,8 @@ def test_the_last_lines_of_the_access_log_are_written(pod: Pod, capfd: pytest.Ca
             assert await caller.answer() == (502, "connect_failed")
             app.drain()
 
+    before = threading.enumerate()
     in_loop(scenario())
+    assert [thread.name for thread in threading.enumerate() if thread not in before] == []
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert [line["reason"] for line in lines] == ["connect_failed"]

@@ -1,5 +1,6 @@
 """A sidecar gets another configuration: whole, or not at all. What that asks for in vain is said."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -113,7 +114,9 @@ def test_what_was_read_later_is_in_force_later(pod: Pod, log: pytest.LogCaptureF
             pod.write("drain_s: 7")
             for _ in range(2):
                 app.reload()
-            assert app.plane.config.drain_s == 5
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert "the configuration has not changed" not in log.text, "nobody looked meanwhile"
             slow.allowed.set()
             await until(lambda: "the configuration has not changed" in log.text)
             assert app.plane.config.drain_s == 7
