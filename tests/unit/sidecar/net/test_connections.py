@@ -138,7 +138,8 @@ async def dialled(endpoint: Endpoint, timeout_s: float = 1.0) -> bool:
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[Upstream | None] = loop.create_future()
     LoopDialer().dial(endpoint, timeout_s, lambda: Upstream(wire.context, endpoint), outcome.set_result)
-    upstream = await outcome
+    async with asyncio.timeout(60):
+        upstream = await outcome
     if upstream is None:
         return False
     assert upstream.is_usable
