@@ -158,7 +158,7 @@ class App:
         for name in _TRACING:
             if self._env.get(name):
                 in_vain[name] = "is set, but this version does not trace"
-        room = None if self._descriptors is None else (self._descriptors - _DESCRIPTORS_BESIDE) // 2
+        room = None if self._descriptors is None else max((self._descriptors - _DESCRIPTORS_BESIDE) // 2, 1)
         if room is not None and config.max_connections > room:
             self.plane.context.max_connections = room
             in_vain["max_connections"] = f"lowered to {room}: this process may open {self._descriptors} files"
