@@ -66,7 +66,8 @@ def run(folder: Path, file: str, mutant: Mutant | None) -> subprocess.CompletedP
     if mutant is not None:
         target = folder / file
         target.write_text(apply(mutant, target.read_text()))
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "hypothesispytest", "--hypothesis-profile=mutants"]
+    plugins = ("no:cacheprovider", "pytest_timeout", "hypothesispytest")
+    options = ["-x", "-q", "--hypothesis-profile=mutants", *(f"-p{plugin}" for plugin in plugins)]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *SUITES[file]],
         cwd=folder,
