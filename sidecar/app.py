@@ -71,6 +71,8 @@ class App:
             admin = Admin(config.admin, routes(self, self._loop))
             admin.start()
             await self.listener.start()
+            if plane.lifecycle.draining:  # told so before there was anything to close
+                self.listener.stop_accepting()
             self._watch_engine()
             self._start_health()
             plane.lifecycle.serving = True

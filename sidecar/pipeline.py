@@ -133,7 +133,9 @@ class Pipeline:
 
     def refuse(self, x: Exchange, reply: Reply) -> None:
         """Answer and settle an exchange that has not been answered. Nothing happens when it is done."""
-        if x.state != DONE:
+        if x.state == RUNNING and not x.entered:
+            x.refusal = reply  # its turn has not come: the first stage must see it
+        elif x.state != DONE:
             self._reply(x, reply)
 
     def complete(self, x: Exchange) -> None:

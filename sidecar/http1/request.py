@@ -29,6 +29,9 @@ from sidecar.errors import (
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_FIELDS: Final = 100
 MAX_TARGET_BYTES: Final = 16 * 1024
+MAX_LENGTH_DIGITS: Final = 18  # of a Content-Length, leading zeros included
+_MAX_PIECES: Final = 64
+_NOTHING: Final = bytearray()  # never written to
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -49,6 +52,7 @@ class Request:
     """
 
     __slots__ = (
+        "_joined",
         "chunks",
         "complete",
         "fields",
@@ -70,14 +74,29 @@ class Request:
         self.keep_alive = keep_alive
         self.length: int | None = 0  # of the body; None: chunked, unknown
         self.chunks: list[bytes] = []
+        self._joined = _NOTHING  # what came after _MAX_PIECES of them
         self.received = 0
         self.complete = False
+
+    def add(self, data: bytes) -> None:
+        """More of the body has come. Many small pieces become one: each would cost as much as 40 bytes."""
+        chunks = self.chunks
+        self.received += len(data)
+        if len(chunks) < _MAX_PIECES:
+            chunks.append(data)
+            return
+        if not self._joined:
+            self._joined = bytearray()
+        self._joined += data
 
     def take_body(self) -> bytes:
         """The body bytes that came since the last call."""
         chunks = self.chunks
         if not chunks:
             return b""
+        if self._joined:
+            chunks.append(bytes(self._joined))
+            self._joined = _NOTHING
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         return body
@@ -176,8 +195,7 @@ class RequestReader:
     def on_body(self, data: bytes) -> None:
         request = self.current
         assert request is not None
-        request.chunks.append(data)
-        request.received += len(data)
+        request.add(data)
         self._fed = self._shared = self._feeding
 
     def on_message_complete(self) -> None:
@@ -238,7 +256,7 @@ class RequestReader:
             request.length = None
         length = first.get(b"content-length")
         if length is not None:
-            if not length.isdigit():
+            if not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
                 self._refuse(MALFORMED, "invalid content-length")
             request.length = int(length)
         # llhttp skips the body of an upgrade and calls what follows opaque. Only the offer of h2c is

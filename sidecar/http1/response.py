@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import httptools
 
 from sidecar.errors import UPSTREAM_PROTOCOL, ProtocolError
+from sidecar.http1.request import MAX_LENGTH_DIGITS
 
 if TYPE_CHECKING:
     from sidecar.http1.request import Fields
@@ -33,7 +34,8 @@ class ResponseHead:
         self.keep_alive = keep_alive
         self.chunked = b"transfer-encoding" in self.first
         length = self.first.get(b"content-length")
-        self.length = int(length) if length is not None and length.isdigit() else None
+        valid = length is not None and length.isdigit() and len(length) <= MAX_LENGTH_DIGITS
+        self.length = int(length) if length is not None and valid else None
 
 
 class ResponseReader:

@@ -35,6 +35,7 @@ class Context:
         "timeouts",
         "timers",
         "trust",
+        "turned_away",
     )
 
     connections: Connections
@@ -47,6 +48,7 @@ class Context:
         self.timers = timers
         self.lifecycle = lifecycle
         self.clients: set[Downstream] = set()
+        self.turned_away = 0  # connections beyond max_connections that are being told so
         self.has_left: Callable[[asyncio.BaseTransport], bool] = peer_has_left
 
     def configure(self, config: Config, pipeline: Pipeline, trust: Trust) -> None:

@@ -18,11 +18,13 @@ the body has nobody to take it or too much was read ahead, the socket is asked f
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.errors import (
     CLIENT_GONE,
     DRAINING,
+    INTERNAL,
     OVERLOADED,
     REQUEST_TIMEOUT,
     TOO_MANY_CONNECTIONS,
@@ -43,10 +45,13 @@ if TYPE_CHECKING:
     from sidecar.net.timers import Timer
 
 LINGER_S: Final = 2.0
+_MAX_TURNED_AWAY: Final = 256  # connections that are told so at once; more are cut
 _MAX_PIPELINED: Final = 16  # requests read ahead,
 _MAX_AHEAD: Final = 64 * 1024  # and bytes of their bodies
 _LEAST_OF_BODY: Final = 16 * 1024  # bytes that must come within body_s
 _LOOK_EVERY_S: Final = 0.25
+
+log = logging.getLogger("headgate.downstream")
 
 
 class Downstream(asyncio.Protocol):
@@ -69,6 +74,7 @@ class Downstream(asyncio.Protocol):
         "_reading",
         "_timer",
         "_transport",
+        "_turned_away",
         "_until_close",
         "_x",
         "peer",
@@ -86,6 +92,7 @@ class Downstream(asyncio.Protocol):
         self._reading = True
         self._closing = False
         self._congested_since = 0.0
+        self._turned_away = False
         self._looking = False  # for a client that leaves while nobody reads
         self._heard = 0.0
         self._began = 0.0  # the wait for the client: for a request, its head's rest, or more of its body
@@ -106,8 +113,8 @@ class Downstream(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """No exchange is under way."""
-        return self._x is None
+        """No exchange is under way, and none has begun to come."""
+        return self._x is None and (self._closing or (self._reader.is_idle and not self._reader.requests))
 
     # Called by the event loop.
 
@@ -118,10 +125,15 @@ class Downstream(asyncio.Protocol):
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         self._heard = self._began = context.clock.now()
         self._timer = context.timers.after(self._every(), self._check, None)
-        context.clients.add(self)
-        if len(context.clients) > context.max_connections:
+        if len(context.clients) < context.max_connections:
+            context.clients.add(self)
+        elif context.turned_away < _MAX_TURNED_AWAY:
+            self._turned_away = True
+            context.turned_away += 1  # apart: who is on the way out must not keep others out
             self._failure = ProtocolError(TOO_MANY_CONNECTIONS, "try another pod")
             self._proceed()
+        else:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._failure is not None or (self._closing and self._x is None):
@@ -133,6 +145,9 @@ class Downstream(asyncio.Protocol):
             reader.feed(data)
         except ProtocolError as error:
             self._failure = error
+        except Exception:
+            log.exception("reading a request failed")
+            self._failure = ProtocolError(INTERNAL, "see the log")
         if was_idle and not reader.is_idle:
             self._began = self._heard
         if self._x is not None:
@@ -147,6 +162,7 @@ class Downstream(asyncio.Protocol):
         self._closing = True
         self._timer.cancel()
         self._context.clients.discard(self)
+        self._context.turned_away -= self._turned_away
         x = self._x
         if x is not None:
             self._x = None
@@ -177,10 +193,12 @@ class Downstream(asyncio.Protocol):
             return
         self._proceeding = True
         requests = self._reader.requests
-        # A client that does not read its answers gets no further ones: they would pile up here.
-        while requests and self._x is None and not self._closing and not self._congested_since:
-            self._begin(requests.popleft())
-        self._proceeding = False
+        try:
+            # A client that does not read its answers gets no further ones: they would pile up here.
+            while requests and self._x is None and not self._closing and not self._congested_since:
+                self._begin(requests.popleft())
+        finally:
+            self._proceeding = False
         if self._failure is not None and not requests:
             self._answer_failure(self._failure)
         elif requests and (len(requests) > _MAX_PIPELINED or sum(r.received for r in requests) > _MAX_AHEAD):
@@ -203,14 +221,18 @@ class Downstream(asyncio.Protocol):
         if not request.complete:
             self._wait_anew()
         x.pipeline.start(x)
-        if x is self._x and request.received:
+        if x is self._x and x.entered and request.received:  # else its turn comes after another's end
             self._body_progressed(x)
 
     def _body_progressed(self, x: Exchange) -> None:
         request = x.request
         if x.when_body is not None:
-            x.when_body(x)
-        elif x.body is None:  # it streams through
+            try:
+                x.when_body(x)
+            except Exception:
+                log.exception("a stage failed on the body")
+                x.pipeline.refuse(x, Reply(INTERNAL))
+        elif x.body is None and x.entered:  # it streams through
             if x.upstream is not None:
                 if request.chunks or request.complete:
                     x.upstream.send_more()
@@ -220,6 +242,7 @@ class Downstream(asyncio.Protocol):
     def want_body(self, x: Exchange) -> None:
         """Let the body come."""
         request = x.request
+        self.read_on(True)  # it may have been read ahead of its turn, until that was enough
         if b"expect" in request.first and request.version == "1.1" and not request.received:
             self._transport.write(CONTINUE)
 
@@ -291,6 +314,14 @@ class Downstream(asyncio.Protocol):
             x.upstream.abandon()
         if self._x is not x:
             return
+        try:
+            self._answer(x, reply)
+        except Exception:
+            self._x = None  # nobody else would ever end it
+            self._transport.abort()
+            raise
+
+    def _answer(self, x: Exchange, reply: Reply) -> None:
         if self._answering:
             self._break_off(reply.refusal)
             return

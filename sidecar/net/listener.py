@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _BACKLOG: Final = 1024
 _POLL_S: Final = 0.05
+_NOTICE_S: Final = 0.5
 _FLUSH_S: Final = 5.0  # for last bytes on their way to clients that read
 
 
@@ -57,7 +58,12 @@ class Listener:
         """
         clock, clients = self._context.clock, self._context.clients
         until = clock.now() + within_s
-        while clock.now() < until and not self._hurried and not all(client.is_idle for client in clients):
+        # What was on its way to an idle connection when we stopped gets its refusal, not a reset.
+        looks_first = int(_NOTICE_S / _POLL_S)
+        while not self._hurried and clock.now() < until:
+            if looks_first <= 0 and all(client.is_idle for client in clients):
+                break
+            looks_first -= 1
             await asyncio.sleep(_POLL_S)
         cut = sum(not client.is_idle for client in clients)
         for client in list(clients):

@@ -29,6 +29,10 @@ class Prober(Protocol):
 
     async def check(self) -> Check:
         """Ask once; must come back within the time-out it was made with."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what it holds."""
 
 
 class HttpProber:
@@ -46,6 +50,9 @@ class HttpProber:
             log.debug("%s: %s", self._address, error or "timed out")
             return Check.UNREACHABLE
         return Check.SERVING if status == 200 else Check.NOT_SERVING
+
+    async def close(self) -> None:
+        """It holds nothing."""
 
 
 async def fetch(address: Address, path: str, timeout_s: float) -> tuple[int, bytes]:
@@ -88,18 +95,21 @@ async def watch_health(prober: Prober, endpoint: Endpoint, interval_s: float) ->
     refused a connection meanwhile.
     """
     state = HealthState(endpoint.healthy)
-    while True:
-        result = await prober.check()
-        if state.on_check(result):
-            endpoint.healthy = state.healthy
-            verdict = "healthy" if state.healthy else "out"
-            log.info("engine %s is %s (%s)", endpoint.name, verdict, result.value)
-        refused = endpoint.refused
-        pause = min(interval_s, _SOON_S)
-        waited = 0.0
-        while waited < (interval_s if result is Check.SERVING else pause) and endpoint.refused == refused:
-            await asyncio.sleep(pause)
-            waited += pause
+    try:
+        while True:
+            result = await prober.check()
+            if state.on_check(result):
+                endpoint.healthy = state.healthy
+                verdict = "healthy" if state.healthy else "out"
+                log.info("engine %s is %s (%s)", endpoint.name, verdict, result.value)
+            refused = endpoint.refused
+            pause = min(interval_s, _SOON_S)
+            waited = 0.0
+            while waited < (interval_s if result is Check.SERVING else pause) and endpoint.refused == refused:
+                await asyncio.sleep(pause)
+                waited += pause
+    finally:
+        await prober.close()
 
 
 async def watch_models(address: Address, catalog: Catalog) -> None:

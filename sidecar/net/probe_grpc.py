@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import grpc
@@ -13,6 +14,8 @@ from sidecar.balance.health import Check
 if TYPE_CHECKING:
     from sidecar.settings import Address
 
+
+log = logging.getLogger("headgate.probe")
 
 # Whatever else an engine answers, it answered, and it did not say that it serves (Envoy likewise).
 _NO_ANSWER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -31,7 +34,13 @@ class GrpcProber:
     async def check(self) -> Check:
         try:
             answer = await self._stub.Check(health_pb2.HealthCheckRequest(), timeout=self._timeout_s)
+            serving = answer.status == health_pb2.HealthCheckResponse.SERVING
         except grpc.aio.AioRpcError as error:
             return Check.UNREACHABLE if error.code() in _NO_ANSWER else Check.NOT_SERVING
-        serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+        except Exception as error:  # an answer that is none
+            log.debug("the engine's health cannot be read: %r", error)
+            return Check.UNREACHABLE
         return Check.SERVING if serving else Check.NOT_SERVING
+
+    async def close(self) -> None:
+        await self._channel.close()

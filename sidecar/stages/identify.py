@@ -117,6 +117,7 @@ class Identify(Stage):
     def on_complete(self, x: Exchange) -> None:
         self._disarm(x)
         self._bodies.give_back(x.held)
+        x.held = 0
 
     def _out_of_time(self, x: Exchange) -> None:
         x.pipeline.refuse(x, Reply(TIMEOUT))
@@ -204,7 +205,9 @@ class Identify(Stage):
         return None if self._reject_unknown else self._anonymous
 
     def _read(self, x: Exchange) -> None:
-        x.body = body = x.request.take_body()
+        body = x.body
+        if body is None:  # else it is entered anew, perhaps with another body
+            x.body = body = x.request.take_body()
         asked = read(body)
         x.stream = asked.stream
         x.max_tokens = asked.max_tokens

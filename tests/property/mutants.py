@@ -212,8 +212,13 @@ MUTANTS: Final = (
     ),
     _pipeline(
         "a settled exchange is answered again",
-        "        if x.state != DONE:\n            self._reply",
-        "        if True:\n            self._reply",
+        "        elif x.state != DONE:\n            self._reply",
+        "        else:\n            self._reply",
+    ),
+    _pipeline(
+        "what is refused before its turn leaves no trace",
+        "        if x.state == RUNNING and not x.entered:\n            x.refusal = reply",
+        "        if False:\n            x.refusal = reply",
     ),
     _pipeline("the reason is not kept", "        x.reason = reply.refusal.reason\n", ""),
     _pipeline(

@@ -433,3 +433,15 @@ def test_only_a_parked_exchange_can_be_resumed_and_only_a_forwarded_one_retried(
 
 # Last, because the tests above fail sooner.
 TestPipeline = Machine.TestCase
+
+
+def test_what_is_refused_before_its_turn_is_seen_by_the_first_stage() -> None:
+    rig = Rig()
+    ready = rig.pipelines[0]._ready
+    ready.busy = True  # another one is ending
+    x = rig.arrive()
+    x.pipeline.refuse(x, Reply(OVERLOADED))
+    ready.busy = False
+    x.pipeline._drain()
+    assert (rig.recorders[0].entries[x], rig.recorders[1].entries[x]) == (1, 0)
+    assert (x.state, x.entered, rig.reasons[x]) == (DONE, 0, OVERLOADED.reason)

@@ -105,6 +105,9 @@ class Results:
         """Seconds between the checks."""
         return [after - before for before, after in pairwise(self._asked)]
 
+    async def close(self) -> None:
+        pass
+
     async def check(self) -> Check:
         self._asked.append(asyncio.get_running_loop().time())
         self.verdicts.append(self._endpoint.healthy)
