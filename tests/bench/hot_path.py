@@ -147,6 +147,10 @@ def run(rounds: int = 15, n: int = 2000) -> dict[str, float]:
     }
 
 
-if __name__ == "__main__":
+def show() -> None:
     for name, value in run().items():
-        print(f"{name:14} {value:.2f}")
+        print(f"  {name:14} {value:.2f}")
+
+
+if __name__ == "__main__":
+    show()

@@ -143,6 +143,10 @@ def run(rounds: int = 3, seconds: float = 3.0) -> dict[str, dict[str, float]]:
         return result
 
 
-if __name__ == "__main__":
+def show() -> None:
     for what, costs in run().items():
-        print(f"{what:28}" + "  ".join(f"{name} {value:.2f}" for name, value in costs.items()))
+        print(f"  {what:26}" + "  ".join(f"{name} {value:.2f}" for name, value in costs.items()))
+
+
+if __name__ == "__main__":
+    show()
