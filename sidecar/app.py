@@ -135,12 +135,13 @@ class App:
         try:
             # Ten thousand tenants take a second to read: not on the event loop.
             config = await self._loop.run_in_executor(None, decode, content, self._env)
+            self._put_in_force(old, config)
         except ConfigError as error:
             log.error("the new configuration is refused, the old one stays in force: %s", error)
-            return
-        except Exception:
+        except Exception:  # a bug, and no reason to end what runs
             log.exception("reading the new configuration failed, the old one stays in force")
-            return
+
+    def _put_in_force(self, old: Config, config: Config) -> None:
         if self.plane.lifecycle.draining:
             return  # watchers that began now would outlive everything else
         key = needs_restart(old, config)

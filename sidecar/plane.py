@@ -60,10 +60,14 @@ class Plane:
         self.put_in_force(config)
 
     def put_in_force(self, config: Config) -> None:
-        """Apply `config` to whatever begins from now on."""
-        if config.engine.address != self.config.engine.address:
-            self.endpoint = _endpoint(config.engine)
+        """Apply `config` to whatever begins from now on: all of it is built before any of it counts."""
+        same = config.engine.address == self.config.engine.address
+        endpoint = self.endpoint if same else _endpoint(config.engine)
+        trust = Trust(config.trusted_proxies)
+        admit = Admit(config.admission, self.gate, self.clock, self.timers)
+        pipeline = self._pipeline(config, endpoint, trust, admit)
         self.config = config
+        self.endpoint = endpoint
         self.lifecycle.limit_s = config.max_loop_lag_ms / 1000
         self.gate.limit = config.admission.max_in_flight
         self.gate.max_queue = config.admission.max_queue
@@ -71,9 +75,7 @@ class Plane:
         telemetry = config.telemetry
         self.access_log.configure(telemetry.access_log, telemetry.access_log_sample)
         self.receipts.resize(telemetry.receipts)
-        trust = Trust(config.trusted_proxies)
-        admit = Admit(config.admission, self.gate, self.clock, self.timers)
-        self.context.configure(config, self._pipeline(config, trust, admit), trust)
+        self.context.configure(config, pipeline, trust)
         admit.let_in()  # a higher limit
 
     def unready(self) -> str | None:
@@ -92,7 +94,7 @@ class Plane:
         """Seconds since the event loop last turned; about a tick when all is well."""
         return self.clock.now() - self.lifecycle.beat
 
-    def _pipeline(self, config: Config, trust: Trust, admit: Admit) -> Pipeline:
+    def _pipeline(self, config: Config, endpoint: Endpoint, trust: Trust, admit: Admit) -> Pipeline:
         stages: list[Stage] = [
             # First in, last out: it sees every outcome, refusals among them.
             Account(self.clock, self.metrics, self.access_log, self.receipts),
@@ -101,7 +103,7 @@ class Plane:
             # Directly above Pick: what it hands out is held until the end, across attempts.
             admit,
             # At dispatch, not at arrival, so that it sees what is true now. The retry point.
-            Pick([self.endpoint], self.clock, config.engine.health.interval_s),
+            Pick([endpoint], self.clock, config.engine.health.interval_s),
         ]
         return Pipeline(
             stages,

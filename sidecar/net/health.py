@@ -9,6 +9,7 @@ hold no thread (`experimental_non_blocking`): any number of watchers leaves Chec
 Importing grpc costs tens of milliseconds and megabytes: only a pod that sets `health_listen` pays.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from sidecar.settings import Address
 POD: Final = ""
 ENGINE: Final = "engine"
 _ASK_EVERY_S: Final = 0.25
+
+log = logging.getLogger("headgate.health")
 
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # two sidecars on one port are a mistake, not a pool
@@ -82,4 +85,7 @@ class HealthServer:
 
     def _watch(self) -> None:
         while not self._stopped.wait(_ASK_EVERY_S):
-            self.refresh()
+            try:
+                self.refresh()
+            except Exception:  # once is no reason never to ask again
+                log.exception("a service could not say how it is")

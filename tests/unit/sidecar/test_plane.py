@@ -1,5 +1,6 @@
 """The data plane as a whole: what a reload keeps, when it wants no work, and what it shows of itself."""
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
@@ -236,3 +237,12 @@ def test_the_series_of_metrics_are_bounded_from_the_start() -> None:
     series = [plane.metrics.series(tenant, "m", "standard") for tenant in "abc"]
     assert series[1] is series[2]
     assert b'headgate_info{version="1.2.3"} 1.0' in plane.metrics.render("")[0]
+
+
+def test_what_cannot_be_built_leaves_all_as_it_was(plane: Plane) -> None:
+    before = (plane.config, plane.endpoint, plane.context.pipeline, plane.gate.limit)
+    broken = decode("engine: {address: '127.0.0.1:9'}\nadmission: {max_in_flight: 1}", {})
+    msgspec.structs.force_setattr(broken, "trusted_proxies", ("no network",))
+    with pytest.raises(ValueError, match="no network"):
+        plane.put_in_force(broken)
+    assert (plane.config, plane.endpoint, plane.context.pipeline, plane.gate.limit) == before

@@ -152,3 +152,19 @@ def test_stop_ends_the_watchers(rig: Rig, stub: health_pb2_grpc.HealthStub) -> N
 def test_a_taken_address_is_an_os_error(rig: Rig) -> None:
     with pytest.raises(OSError, match="cannot listen on"):
         HealthServer(Address(host="127.0.0.1", port=rig.server.port), {}).start()
+
+
+def test_a_service_that_fails_once_is_asked_again(rig: Rig, stub: health_pb2_grpc.HealthStub) -> None:
+    answers = iter([ZeroDivisionError(), True])
+
+    def ask() -> bool:
+        answer = next(answers, True)
+        if isinstance(answer, Exception):
+            raise answer
+        return bool(answer)
+
+    stream = watch(stub, "moody")
+    assert next(stream).status == Status.SERVICE_UNKNOWN
+    rig.services["moody"] = ask
+    assert next(stream).status == Status.SERVING
+    stream.cancel()
