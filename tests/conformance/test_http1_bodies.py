@@ -11,6 +11,7 @@ from tests.harness.wire import CHAT, Client, Wire, get, post_chunked, read_answe
 
 PATHS = pytest.mark.parametrize("path", [CHAT, "/upload"])  # held whole, and streamed through
 BEGUN = answer(b"200 OK", b"", CHUNKED) + chunked(b"{", last=False)
+END = b"0\r\n\r\n"  # so that nothing else is wrong with a body
 KIB = 1024
 
 CHUNK_ERRORS = {
@@ -54,7 +55,7 @@ CHUNK_ERRORS = {
 @PATHS
 @pytest.mark.parametrize("name", CHUNK_ERRORS)
 def test_rule_22_a_broken_chunk(name: str, path: str) -> None:
-    refused(path, CHUNK_ERRORS[name], 400, "malformed")
+    refused(path, CHUNK_ERRORS[name] + END, 400, "malformed")
 
 
 def refused(path: str, rest: bytes, status: int, reason: str) -> None:
@@ -72,7 +73,7 @@ def refused(path: str, rest: bytes, status: int, reason: str) -> None:
 
 @pytest.mark.parametrize("name", CHUNK_ERRORS)
 def test_rule_22_an_engines_broken_chunk(name: str) -> None:
-    broken_off(CHUNK_ERRORS[name] + b"0\r\n\r\n")
+    broken_off(CHUNK_ERRORS[name] + END)
 
 
 def broken_off(rest: bytes) -> None:
@@ -118,12 +119,12 @@ def test_rule_22_sizes_and_extensions(name: str, path: str) -> None:
 @pytest.mark.parametrize(
     "rest",
     [
-        b"1;" + b"a" * 4 * KIB + b"\r\na\r\n",
+        b"1;" + b"a" * 4 * KIB + b"\r\na\r\n" + END,
         b"1;" + b"a" * 5 * KIB,
         b"0" * 5 * KIB + b"\r\n\r\n",
         b"0" * 5 * KIB,
-        (b"1;" + b"a" * 100 + b"\r\na\r\n") * 170,
-        b"1;" + b"a" * 2 * KIB + b"\r\na\r\n" + (b"1;a\r\na\r\n") * 16 * KIB,
+        (b"1;" + b"a" * 100 + b"\r\na\r\n") * 170 + END,
+        b"1;" + b"a" * 2 * KIB + b"\r\na\r\n" + (b"1;a\r\na\r\n") * 16 * KIB + END,
     ],
     ids=["a line", "a line that does not end", "zeros", "zeros that do not end", "their sum", "many"],
 )

@@ -16,7 +16,7 @@ RULES: Final = {
     1: "Connection, what it names and the other hop-by-hop fields end here; Connection cannot name Host, "
     "Content-Length, Authorization, Cache-Control or Content-Type (9110 7.6.1).",
     2: "TE is hop-by-hop, and not offered anew: trailers end here (9110 10.1.4).",
-    3: "Max-Forwards of OPTIONS: at 0 we answer, else it counts down; what is no number is 400. TRACE is 501, for "
+    3: "Max-Forwards of OPTIONS: at 0 we answer, else it counts down; what is none is 400. TRACE is 501: "
     "it would show a caller's credentials to whoever reads the answer (9110 7.6.2, 9.3.8).",
     4: "Via is appended both ways, with the version in which the message came (9110 7.6.3).",
     5: "A request that comes back is a loop, 508 (9110 7.3, 7.6.3).",
