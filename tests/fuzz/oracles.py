@@ -109,7 +109,7 @@ def our_answer(
     if head is None:
         assert not reader.end_of_stream()
         return Reading([], apart=_told(reader.interim))
-    framed = head.chunked or head.length is not None or reader.complete
+    framed = head.chunked or head.length is not None
     complete = reader.end_of_stream()
     keep_alive = head.keep_alive if complete and framed else None
     message = Message((head.status,), lowered(head.fields), body, complete, keep_alive)
@@ -220,7 +220,7 @@ class _Recorder:
         else:
             start = (parser.get_status_code(),)
             framed = {b"content-length", b"transfer-encoding"} & {name.lower() for name, _ in self._fields}
-            keep_alive = parser.should_keep_alive() if framed or start[0] in (204, 304) else None
+            keep_alive = parser.should_keep_alive() if framed else None
         self._head = Message(start, lowered(self._fields), b"", False, keep_alive)
 
     def on_message_complete(self) -> None:
