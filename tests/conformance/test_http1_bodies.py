@@ -27,6 +27,7 @@ CHUNK_ERRORS = {
     "a size after which is a tab": b"1\t\r\na\r\n",
     "a size that overflows": b"1" + b"0" * 16 + b"\r\n",
     "a size that overflows by far": b"f" * 300 + b"\r\n",
+    "a size of more digits than any number has": b"0" * 20 + b"1\r\na\r\n",
     "a last size with a sign": b"-0\r\n\r\n",
     "a bare LF after a size": b"1\na\r\n",
     "a bare CR after a size": b"1\ra\r\n",
