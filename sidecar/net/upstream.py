@@ -21,7 +21,7 @@ from sidecar.errors import (
 )
 from sidecar.exchange import Exchange, Reply
 from sidecar.http1.encode import LAST_CHUNK, chunk
-from sidecar.http1.headers import joined, request_fields
+from sidecar.http1.fields import PROXY_WORDS
 from sidecar.http1.request import ABSOLUTE
 from sidecar.http1.response import ResponseReader
 from sidecar.net.answers import VIA, interim_head
@@ -115,7 +115,7 @@ class Upstream(asyncio.Protocol):
         x = self._x
         if x is None:
             return
-        if self._reader.end_of_stream():
+        if exc is None and self._reader.end_of_stream():
             self._release()
             x.client.relay(x, None, b"", True)
         else:
@@ -144,17 +144,18 @@ class Upstream(asyncio.Protocol):
         if x.client.is_congested:
             self.pause()
         body = x.body
-        self._streams = body is None
         head = self._request_head(x, body)
+        self._streams = body is None
         if body is None:
             if not x.request.complete:
                 x.client.read_on(True)
-            self._transport.write(head)
+            self._transport.write(b"".join(head))
             self.send_more()
         elif len(body) <= _JOINED_UP_TO:
-            self._transport.write(head + body)
+            head.append(body)
+            self._transport.write(b"".join(head))
         else:
-            self._transport.writelines((head, body))
+            self._transport.writelines((b"".join(head), body))
 
     def send_more(self) -> None:
         """Pass on what has come of a body that streams through."""
@@ -173,39 +174,29 @@ class Upstream(asyncio.Protocol):
         if data:
             self._transport.write(data)
 
-    def _request_head(self, x: Exchange, body: bytes | None) -> bytes:
+    def _request_head(self, x: Exchange, body: bytes | None) -> list[bytes]:
         request = x.request
-        first = request.first
-        method = request.method
+        noted = request.noted
+        target, host = request.target, noted.get(b"host", b"")
+        if target[:1] != b"/":
+            target, host = _origin_form(request.method, target, host)
+        parts = [request.method, b" ", target, b" HTTP/1.1\r\nhost: ", host, b"\r\n", *request.passing]
         if body is not None:
-            framing = b"content-length: %d\r\n" % len(body)
+            parts.append(b"content-length: %d\r\n" % len(body))
         elif request.length is None:
-            framing = b"transfer-encoding: chunked\r\n"
-        elif request.length or b"content-length" in first:
-            framing = b"content-length: %d\r\n" % request.length
+            parts.append(b"transfer-encoding: chunked\r\n")
+        elif b"content-length" in noted:
+            parts.append(b"content-length: %d\r\n" % request.length)
+        via, peer = VIA[request.version], x.client.peer.encode() or b"unknown"
+        if b"via" in noted:
+            via = b"%b, %b" % (noted[b"via"], via)
+        parts += (b"via: ", via, b"\r\nx-forwarded-for: ")
+        if x.by_proxy:
+            parts += _proxys_words(noted, peer, host)
         else:
-            framing = b""
-        client = x.client
-        peer = client.peer
-        trusted = self._context.trust.covers(peer)
-        came_by = joined(request.fields, b"x-forwarded-for") if trusted else b""
-        proto = first.get(b"x-forwarded-proto", b"http") if trusted else b"http"
-        target, host = _origin_form(request.target, first.get(b"host", b""))
-        via = joined(request.fields, b"via") + b", " if b"via" in first else b""
-        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%bvia: %b%b\r\nx-forwarded-for: %b%b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\nx-request-id: %b\r\n\r\n" % (  # noqa: E501 - a head in one piece
-            method,
-            target,
-            host,
-            b"".join(request_fields(request.fields, first.get(b"connection"), trusted=trusted)),
-            framing,
-            via,
-            VIA,
-            came_by + b", " if came_by else b"",
-            peer.encode() or b"unknown",
-            proto,
-            (first.get(b"x-forwarded-host") if trusted else None) or host,
-            x.request_id,
-        )
+            parts += (peer, b"\r\nx-forwarded-proto: http\r\nx-forwarded-host: ", host)
+        parts += (b"\r\nx-request-id: ", x.request_id, b"\r\n\r\n")
+        return parts
 
     # The answer back.
 
@@ -290,12 +281,24 @@ class Upstream(asyncio.Protocol):
             self._timer = self._context.timers.after(self._every(), self._check, None)
 
 
-def _origin_form(target: bytes, host: bytes) -> tuple[bytes, bytes]:
+def _origin_form(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
     """An absolute target's path and authority; the latter replaces Host (RFC 9112 section 3.2.2)."""
-    if target[:1] == b"/":
-        return target, host
     absolute = ABSOLUTE.fullmatch(target)
     if absolute is None:  # `*`
         return target, host
     authority, path = absolute.groups()
+    if not path and method == b"OPTIONS":
+        return b"*", authority  # RFC 9112 section 3.2.4
     return (path if path[:1] == b"/" else b"/" + path), authority
+
+
+def _proxys_words(noted: dict[bytes, bytes], peer: bytes, host: bytes) -> list[bytes]:
+    """What a trusted proxy says of the caller, after `x-forwarded-for: `."""
+    came_by = noted.get(b"x-forwarded-for")
+    parts = [came_by, b", ", peer] if came_by else [peer]
+    parts += (b"\r\nx-forwarded-proto: ", noted.get(b"x-forwarded-proto", b"http"))
+    parts += (b"\r\nx-forwarded-host: ", noted.get(b"x-forwarded-host") or host)
+    for name in PROXY_WORDS:
+        if name in noted:
+            parts += (b"\r\n", name, b": ", noted[name])
+    return parts
