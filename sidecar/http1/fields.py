@@ -32,6 +32,8 @@ PSEUDONYM: Final = b"headgate"  # in Via
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 LINE: Final = re.compile(rb"(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
+# What no head contains, wherever its lines end: a control, a bare LF or CR.
+NEVER: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
 
 _REMEMBERED: Final = 1024  # lines, of
 _MAX_REMEMBERED: Final = 512  # bytes at most

@@ -25,7 +25,7 @@ from sidecar.errors import (
     Refusal,
 )
 from sidecar.http1.chunked import ChunkedReader
-from sidecar.http1.fields import ORDINARY, TOKEN, Fields, has_token, pairs, request_fields
+from sidecar.http1.fields import NEVER, ORDINARY, TOKEN, Fields, has_token, pairs, request_fields
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_FIELDS: Final = 100
@@ -38,8 +38,6 @@ _NOTHING: Final = bytearray()  # never written to
 _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])")
 # What may be the beginning of a request line.
 _BEGINNING: Final = re.compile(TOKEN + rb"(?: [\x21-\x7e]*(?: [HTP/0-9.]{0,8}\r?)?)?|\r")
-# What no valid line contains, wherever lines end: a control, a bare LF or CR.
-_NEVER: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
 # A host and perhaps a port (RFC 3986 section 3.2), without what another reader would end it at.
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~%!$&()*+;=]*)(?::[0-9]*)?")
 # An absolute target: authority, and path with query (RFC 9112 section 3.2.2).
@@ -227,6 +225,7 @@ class RequestReader:
         if b"transfer-encoding" in noted:
             if length is not None:
                 raise ProtocolError(MALFORMED, "content-length beside transfer-encoding")
+            _check_coding(noted[b"transfer-encoding"])
             request.length = None
             self._body = ChunkedReader(MALFORMED, HEADERS_TOO_LARGE)
         connection = noted.get(b"connection")
@@ -261,7 +260,7 @@ class RequestReader:
             _read_start(bytes(partial[:line_end]))
         elif len(partial) - line_end > MAX_HEAD_BYTES:
             raise ProtocolError(HEADERS_TOO_LARGE, f"the fields exceed {MAX_HEAD_BYTES} bytes")
-        if _NEVER.search(partial, max(seen - 1, 0)):
+        if NEVER.search(partial, max(seen - 1, 0)):
             raise ProtocolError(MALFORMED, "a control character, or a bare CR or LF")
 
 
@@ -353,6 +352,4 @@ def _check_coding(value: bytes) -> None:
         raise ProtocolError(NOT_IMPLEMENTED, "a transfer coding but chunked")
 
 
-FIELDS: Final = request_fields(
-    MALFORMED, {b"content-length": check_length, b"host": _check_host, b"transfer-encoding": _check_coding}
-)
+FIELDS: Final = request_fields(MALFORMED, {b"content-length": check_length, b"host": _check_host})

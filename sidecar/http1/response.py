@@ -15,7 +15,7 @@ from typing import Final
 
 from sidecar.errors import UPSTREAM_PROTOCOL, ProtocolError
 from sidecar.http1.chunked import ChunkedReader
-from sidecar.http1.fields import Fields, answer_fields, has_token, pairs
+from sidecar.http1.fields import NEVER, Fields, answer_fields, has_token, pairs
 from sidecar.http1.request import check_length
 
 MAX_HEAD_BYTES: Final = 256 * 1024
@@ -103,7 +103,7 @@ class ResponseReader:
                 return
         chunks = self._chunks
         if self.complete:
-            self.excess = True
+            self.excess |= at < len(data)
         elif chunks is not None:
             end = chunks.feed(data, at, self._body.append)
             self.whole_chunks = chunks.whole and not at
@@ -143,8 +143,9 @@ class ResponseReader:
             if end - at > MAX_HEAD_BYTES or (end < 0 and len(data) - at > MAX_HEAD_BYTES):
                 raise ProtocolError(UPSTREAM_PROTOCOL, "the head is too large")
             if end < 0:
+                seen = 0 if at else len(self._partial)
                 self._partial = data[at:]
-                _look_ahead(self._partial)
+                _look_ahead(self._partial, seen)
                 return len(data)
             line, *lines = data[at:end].split(b"\r\n")
             at = end + 4
@@ -182,13 +183,15 @@ def _read_status(line: bytes) -> tuple[int, str]:
     return status, version
 
 
-def _look_ahead(partial: bytes) -> None:
-    """Refuse what can become no head, without waiting for its end."""
+def _look_ahead(partial: bytes, seen: int) -> None:
+    """Refuse what can become no head, without waiting for its end; `seen` bytes of it were looked at."""
     line, end, _ = partial.partition(b"\r\n")
     if end:
         _read_status(line)
-    elif not b"HTTP/1.1 "[: len(line)].startswith(line[:7]) or b"\n" in line:
+    elif not b"HTTP/1.".startswith(line[:7]):
         raise ProtocolError(UPSTREAM_PROTOCOL, "invalid status line")
+    if NEVER.search(partial, max(seen - 1, 0)):
+        raise ProtocolError(UPSTREAM_PROTOCOL, "a control character, or a bare CR or LF")
 
 
 def _check_coding(value: bytes) -> None:
