@@ -42,13 +42,17 @@ _STEP_S = 0.25
 
 
 class FakeDialer:
-    """Connects at once; `held`, when the test says so; `refused`, never; `slow`, to a deaf one."""
+    """Connects at once; `held`, when the test says so; `refused`, never; `slow`, to a deaf one.
+
+    `unheard`: nobody answers, so that it gives up when its time is over.
+    """
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self.held = False
         self.refused = False
         self.slow = False
+        self.unheard = False
         self.hangs_up = False  # the engine, as soon as it is connected
         self.waiting: list[Callable[[], None]] = []
 
@@ -59,6 +63,9 @@ class FakeDialer:
         made: Callable[[], Upstream],
         then: Callable[[Upstream | None], None],
     ) -> None:
+        if self.unheard:
+            self._wire.timers.after(timeout_s, then, None)
+            return
         (self.waiting if self.held else self._wire.soon).append(lambda: self._end(endpoint, made, then))
 
     def go_on(self) -> None:
