@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sidecar.net.context import Context
     from sidecar.net.timers import Timer
 
+_SAFE: Final = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 section 9.2.1
 _JOINED_UP_TO: Final = 16 * 1024  # below this one copied write is cheaper than two buffers
 
 log = logging.getLogger("headgate.upstream")
@@ -41,6 +42,7 @@ class Upstream(asyncio.Protocol):
     """One connection to `endpoint`. Its owner is told when it can be used again, and when it is gone."""
 
     __slots__ = (
+        "_begun",
         "_congested",
         "_context",
         "_head_seen",
@@ -63,6 +65,7 @@ class Upstream(asyncio.Protocol):
         self._context = context
         self._reader = ResponseReader()
         self._x: Exchange | None = None
+        self._begun = False  # the answer has, though its head is not whole
         self._head_seen = False
         self._streams = False  # the request's body is sent as it comes
         self._congested = False  # the engine does not take what is sent
@@ -72,6 +75,11 @@ class Upstream(asyncio.Protocol):
     def is_usable(self) -> bool:
         """Open, and carrying nothing."""
         return self._x is None and not self._transport.is_closing()
+
+    @property
+    def has_left(self) -> bool:
+        """The engine has closed its side, though the event loop may not have heard of it. A system call."""
+        return self._transport.is_closing() or self._context.has_left(self._transport)
 
     # Called by the event loop.
 
@@ -118,6 +126,10 @@ class Upstream(asyncio.Protocol):
         if exc is None and self._reader.end_of_stream():
             self._release()
             x.client.relay(x, None, b"", True)
+        elif self._may_repeat(x):
+            log.debug("%s: an idle connection had ended", self.endpoint.name)
+            self._release()
+            self._context.connections.send_afresh(x)
         else:
             self._fail(UPSTREAM_RESET)
 
@@ -134,11 +146,14 @@ class Upstream(asyncio.Protocol):
 
     # The request out.
 
-    def send(self, x: Exchange) -> None:
-        """Carry `x`."""
+    def send(self, x: Exchange) -> bool:
+        """Carry `x`. False: this connection was idle and has ended, and not a byte of `x` was taken."""
+        transport = self._transport
+        if self.idle_since and transport.is_closing():
+            return False
         self._x = x
         x.upstream = self
-        self._head_seen = False
+        self._begun = self._head_seen = False
         self._heard = self._context.clock.now()
         self._reader.expect(x.request.method)
         if x.client.is_congested:
@@ -149,13 +164,18 @@ class Upstream(asyncio.Protocol):
         if body is None:
             if not x.request.complete:
                 x.client.read_on(True)
-            self._transport.write(b"".join(head))
+            transport.write(b"".join(head))
             self.send_more()
-        elif len(body) <= _JOINED_UP_TO:
+            return True
+        if len(body) <= _JOINED_UP_TO:
             head.append(body)
-            self._transport.write(b"".join(head))
+            transport.write(b"".join(head))
         else:
-            self._transport.writelines((b"".join(head), body))
+            transport.writelines((b"".join(head), body))
+        if self.idle_since and transport.is_closing():  # the very first write failed
+            self._release()
+            return False
+        return True
 
     def send_more(self) -> None:
         """Pass on what has come of a body that streams through."""
@@ -209,6 +229,7 @@ class Upstream(asyncio.Protocol):
         reader.interim.clear()
         head = reader.head
         if head is None:
+            self._begun = True
             return None
         self._head_seen = True
         x.responded = self._heard
@@ -255,6 +276,16 @@ class Upstream(asyncio.Protocol):
         self._release()
         self._transport.abort()
         x.pipeline.refuse(x, Reply(refusal))
+
+    def _may_repeat(self, x: Exchange) -> bool:
+        """The engine seems to have left before it was asked, and asking it again does no harm."""
+        request = x.request
+        return (
+            self.idle_since > 0
+            and not (self._begun or self._head_seen)
+            and request.method in _SAFE
+            and (x.body is not None or (request.complete and not request.received))
+        )
 
     def _release(self) -> None:
         x = self._x

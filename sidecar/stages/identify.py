@@ -80,6 +80,7 @@ class Identify(Stage):
         self._rules = config.class_rules
         self._denied = tuple(path.rstrip("/") for path in config.engine.deny_paths)
         self._max_body = config.max_body_bytes
+        self._longest = config.timeouts.request_s
         self._routes: dict[tuple[bytes, bytes], tuple[Route, bool]] = {}
 
     def on_request(self, x: Exchange) -> Verdict:
@@ -196,6 +197,8 @@ class Identify(Stage):
                 origin = min(origin, self._clock.now() - elapsed_s(started, self._clock.wall()))
             x.deadline = origin + first_byte_s
             x.last_byte_by = None if last_byte_s is None else origin + last_byte_s
+        if self._longest is not None:
+            _end_by(x, x.arrived + self._longest)
         if by_proxy and b"x-forwarded-for" in noted:
             # A proxy may add a field of its own instead of extending the one that its caller sent.
             x.client_ip = self._trust.origin(x.client_ip, noted[b"x-forwarded-for"])
@@ -253,6 +256,12 @@ class Identify(Stage):
             if _matches(rule, x.path, model, first):
                 return rule.cls
         return None
+
+
+def _end_by(x: Exchange, instant: float) -> None:
+    """All of `x` ends then, or when its caller said, whichever is earlier."""
+    x.deadline = instant if x.deadline is None else min(x.deadline, instant)
+    x.last_byte_by = instant if x.last_byte_by is None else min(x.last_byte_by, instant)
 
 
 def _matches(rule: ClassRule, path: str, model: str | None, first: Mapping[bytes, bytes]) -> bool:
