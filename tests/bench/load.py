@@ -30,6 +30,7 @@ file:close()
 function request() return raw end
 """
 _SETTLE_S: Final = 0.2
+_AT_ONCE: Final = 200  # streams that begin; a crowd would overrun the engine's queue of new connections
 
 C = TypeVar("C", bound=Caller)
 
@@ -86,23 +87,20 @@ async def streaming(
     port: int, requests: Sequence[bytes], hear: Callable[[Listener, int], None]
 ) -> AsyncIterator[list[Listener]]:
     """Open streams, one for each of these requests, once all have begun; `hear` is told of later chunks."""
-    begun: set[Listener] = set()
-    complete = asyncio.Event()
+    begun = 0
 
-    def begin(listener: Listener, count: int) -> None:
-        if listener in begun:
-            hear(listener, count)
-        else:
-            begun.add(listener)
-            if len(begun) == len(requests):
-                complete.set()
+    def begin(listener: Listener, _: int) -> None:
+        nonlocal begun
+        begun += 1
+        listener.then = hear
 
     async with connected(Listener, port, requests, begin) as listeners:
-        for listener in listeners:
+        for asked, listener in enumerate(listeners):
+            while asked - begun >= _AT_ONCE:
+                await asyncio.sleep(0.001)
             listener.ask()
-        await complete.wait()
-        for listener in listeners:
-            listener.then = hear
+        while begun < len(listeners):
+            await asyncio.sleep(0.001)
         yield listeners
 
 
