@@ -30,6 +30,7 @@ file:close()
 function request() return raw end
 """
 _SETTLE_S: Final = 0.2
+_BEGIN_WITHIN_S: Final = 10.0
 _AT_ONCE: Final = 200  # streams that begin; a crowd would overrun the engine's queue of new connections
 
 C = TypeVar("C", bound=Caller)
@@ -50,14 +51,22 @@ class Spent:
 
 
 async def watch(pids: Sequence[int], count: Callable[[], int], seconds: float) -> Spent:
-    """Measure for so long, after a warm-up of a quarter of it."""
+    """Measure for so long, once it has begun and warmed up for a quarter of that."""
+    await _more(count, count())
     await asyncio.sleep(seconds / 4)
     counted, spent, start = count(), cpu(pids), perf_counter()
     await asyncio.sleep(seconds)
+    await _more(count, counted)
     now, spent, wall_s = count(), cpu(pids) - spent, perf_counter() - start
-    if now == counted:
-        raise Broken("nothing passed")
     return Spent(spent, now - counted, wall_s)
+
+
+async def _more(count: Callable[[], int], than: int) -> None:
+    end = perf_counter() + _BEGIN_WITHIN_S
+    while count() <= than:
+        if perf_counter() > end:
+            raise Broken("nothing passes")
+        await asyncio.sleep(0.005)
 
 
 @contextlib.asynccontextmanager
