@@ -20,7 +20,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
-from tests.bench.machine import LIBC, Broken, Cpu, cpu
+from tests.bench.machine import LIBC, OURS, Broken, Cpu, cpu, follow
 from tests.bench.peers import HOST, Caller, Listener
 
 _WRK: Final = """
@@ -127,6 +127,7 @@ async def closed_loop(port: int, connections: int, request: bytes, folder: Path)
         *("wrk", "-t1", f"-c{connections}", "-d600s", "--timeout", "10s", "-s", str(script)),
         f"http://{HOST}:{port}/",
         stdout=asyncio.subprocess.PIPE,
+        preexec_fn=follow(OURS),
     )
     try:
         yield

@@ -10,6 +10,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -24,6 +25,7 @@ _CORES: Final = sorted(os.sched_getaffinity(0))
 OURS: Final = {_CORES[0]}
 MEASURED: Final = {_CORES[-1]}
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class Broken(Exception):
@@ -35,6 +37,16 @@ def claim() -> None:
     os.sched_setaffinity(0, OURS)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def follow(cores: set[int]) -> Callable[[], None]:
+    """For a child, before its program: onto these cores with all its threads, and killed if we are."""
+
+    def prepare() -> None:
+        os.sched_setaffinity(0, cores)
+        LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return prepare
 
 
 def most_streams(wanted: int) -> int:
