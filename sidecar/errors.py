@@ -104,7 +104,7 @@ FIRST_TOKEN_TIMEOUT: Final = Refusal(
     "first_token_timeout", 504, "The model server did not begin to answer in time.", _SERVER
 )
 STALLED: Final = Refusal("stalled", 504, "The model server stopped in the middle of its answer.", _SERVER)
-TIMEOUT: Final = Refusal("timeout", 504, "The caller's deadline passed.", _SERVER)
+TIMEOUT: Final = Refusal("timeout", 504, "The request's deadline passed.", _SERVER)
 PREEMPTED: Final = Refusal(
     "preempted",
     503,

@@ -96,8 +96,8 @@ class Exchange:
         # the kernel
         "attempt", "entered", "pending", "pipeline", "refusal", "state",
         # who asks, and for what
-        "body", "client_ip", "cls", "deadline", "is_openai", "is_work", "last_byte_by", "max_tokens",
-        "model", "path", "repeat", "request_id", "stream", "tenant",
+        "body", "by_proxy", "client_ip", "cls", "deadline", "is_openai", "is_work", "last_byte_by",
+        "max_tokens", "model", "path", "repeat", "request_id", "stream", "tenant",
         # where it comes from and goes to
         "client", "endpoint", "held", "request", "timeouts", "upstream", "when_body",
         # what happened, and what is to happen
@@ -126,6 +126,7 @@ class Exchange:
         self.deadline: float | None = None  # for the first byte
         self.last_byte_by: float | None = None
         self.repeat = 0
+        self.by_proxy = False  # the connection is that of a proxy whose word about the caller counts
         self.request_id = b""
         self.client_ip = client.peer
         self.body: bytes | None = None  # the whole body, when it is one that is read; may be replaced

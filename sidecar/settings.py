@@ -298,6 +298,9 @@ class Timeouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     body_s: Annotated[Seconds, doc("for each 16 KiB of a request body, or its end")] = 30.0
     first_byte_s: Annotated[Seconds, doc("from dispatch to the engine's first byte")] = 600.0
     stall_s: Annotated[Seconds, doc("between two pieces of a streamed answer")] = 300.0
+    request_s: Annotated[
+        Seconds | None, doc("from a request's arrival to its answer's end; absent: as long as it goes on")
+    ] = None
     keep_alive_s: Annotated[
         Seconds, doc("an idle client connection; must outlast the idle time-out of the proxy in front")
     ] = 75.0

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
@@ -12,6 +16,25 @@ STATUS_LINES: Final = {
 }
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class Date:
+    """The Date field of what is written now (RFC 9110 section 6.6.1); `wall` gives epoch seconds."""
+
+    __slots__ = ("_line", "_second", "_wall")
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._second = -1
+        self._line = b""
+
+    def line(self) -> bytes:
+        """The whole line, made once a second."""
+        second = int(self._wall())
+        if second != self._second:
+            self._second = second
+            self._line = b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
+        return self._line
 
 
 def status_line(status: int) -> bytes:

@@ -1,11 +1,12 @@
 """Bytes of a client become requests.
 
-`RequestReader` wraps httptools. Its callbacks only record, because one `feed` may deliver several
-pipelined requests before the first was answered: whoever feeds it acts afterwards, on `requests`.
+One `feed` may deliver several pipelined requests before the first was answered: whoever feeds it acts
+afterwards, on `requests`. A head is read when all of it is here; until then only as much is looked at
+as tells early that it cannot become one.
 
-What a lax peer would let through is refused (RFC 9112 sections 2.2, 3.2, 5, 6.1, 6.3): llhttp
-rejects obs-fold, space before a colon, NUL, repeated or unclear Content-Length and Content-Length
-beside Transfer-Encoding; Host, target, versions, other codings and the size limits are checked here.
+What a lax peer would let through is refused (RFC 9112 sections 2.2, 3, 5, 6.1, 6.3): a request line
+that is not method, space, target, space, version; a missing, repeated or impossible Host; a Content-Length
+that is repeated, a list, no plain number, or beside Transfer-Encoding; any coding but `chunked`, alone.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from __future__ import annotations
 import re
 from collections import deque
 from typing import Final
-
-import httptools
 
 from sidecar.errors import (
     HEADERS_TOO_LARGE,
@@ -25,58 +24,86 @@ from sidecar.errors import (
     ProtocolError,
     Refusal,
 )
+from sidecar.http1.chunked import ChunkedReader
+from sidecar.http1.fields import NEVER, ORDINARY, TOKEN, Fields, has_token, pairs, request_fields
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_FIELDS: Final = 100
 MAX_TARGET_BYTES: Final = 16 * 1024
+MAX_METHOD_BYTES: Final = 32
 MAX_LENGTH_DIGITS: Final = 18  # of a Content-Length, leading zeros included
 _MAX_PIECES: Final = 64
 _NOTHING: Final = bytearray()  # never written to
 
-Fields = list[tuple[bytes, bytes]]
-
-# Fields of which a second one would be read differently by different readers.
-_SINGLE: Final = (b"host", b"content-length", b"transfer-encoding", b"content-type", b"expect")
-_NOT_IN_HOST: Final = frozenset(b" \t/?#@\\,<>\"'")
+_REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])")
+# What may be the beginning of a request line.
+_BEGINNING: Final = re.compile(TOKEN + rb"(?: [\x21-\x7e]*(?: [HTP/0-9.]{0,8}\r?)?)?|\r")
+# A host and perhaps a port (RFC 3986 section 3.2), without what another reader would end it at.
+_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~%!$&()*+;=]*)(?::[0-9]*)?")
 # An absolute target: authority, and path with query (RFC 9112 section 3.2.2).
 ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
-# What llhttp says of a version that is a number, and of HTTP/2 that was begun without asking.
-_OTHER_VERSION: Final = ("Invalid HTTP version", "Pause on PRI/Upgrade")
+# TRACE would reflect what proxies add, and a caller's own keys, to whoever reads the answer.
+_NOT_SERVED: Final = frozenset({b"CONNECT", b"TRACE"})
+
+_Start = tuple[bytes, bytes, str]  # method, target, version
+_REMEMBERED: Final = 1024  # request lines, of
+_MAX_REMEMBERED: Final = 256  # bytes at most
+_known_starts: dict[bytes, _Start] = {}
 
 
 class Request:
     """One request head, and as much of its body as has come.
 
-    `fields` keeps order and repeats, names in lower case; `first` answers look-ups. `chunks` holds
-    body bytes that nobody has taken yet; `received` counts all that came.
+    `noted` has the fields that are looked at here, by name in lower case; `passing` the lines that go
+    on to the engine. `chunks` holds body bytes that nobody has taken yet; `received` counts all that came.
     """
 
     __slots__ = (
         "_joined",
         "chunks",
         "complete",
-        "fields",
-        "first",
+        "goes_no_further",
         "keep_alive",
         "length",
+        "line",
+        "lines",
         "method",
+        "noted",
+        "passing",
         "received",
         "target",
         "version",
     )
 
-    def __init__(self, method: bytes, target: bytes, version: str, fields: Fields, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        version: str,
+        line: bytes = b"",
+        lines: list[bytes] | None = None,
+        noted: dict[bytes, bytes] | None = None,
+        passing: list[bytes] | None = None,
+    ) -> None:
         self.method = method
         self.target = target
         self.version = version
-        self.fields = fields
-        self.first = dict(reversed(fields))
-        self.keep_alive = keep_alive
+        self.line = line  # the first one
+        self.lines = lines or []  # the others
+        self.noted = noted or {}
+        self.passing = passing or []
+        self.keep_alive = True
+        self.goes_no_further = False  # it is to be answered here
         self.length: int | None = 0  # of the body; None: chunked, unknown
         self.chunks: list[bytes] = []
         self._joined = _NOTHING  # what came after _MAX_PIECES of them
         self.received = 0
         self.complete = False
+
+    @property
+    def fields(self) -> Fields:
+        """All fields as they were sent: for whatever is not noted."""
+        return pairs(self.lines)
 
     def add(self, data: bytes) -> None:
         """More of the body has come. Many small pieces become one: each would cost as much as 40 bytes."""
@@ -105,166 +132,224 @@ class Request:
 class RequestReader:
     """Turns one connection's bytes into `requests`; raises `ProtocolError` once, and is then dead."""
 
-    __slots__ = (
-        "_fed",
-        "_feeding",
-        "_fields",
-        "_in_head",
-        "_parser",
-        "_refused",
-        "_shared",
-        "_target",
-        "current",
-        "requests",
-    )
+    __slots__ = ("_body", "_is_last", "_partial", "current", "is_idle", "requests")
 
     def __init__(self) -> None:
         self.requests: deque[Request] = deque()
         self.current: Request | None = None  # whose body is still coming
-        self._parser = httptools.HttpRequestParser(self)
-        self._refused: ProtocolError | None = None
-        self._feeding = 0  # bytes in the feed under way
-        self._begin()
-
-    def _begin(self) -> None:
-        self._fields: Fields = []
-        self._target = b""
-        self._in_head = True
-        # Bytes fed since this message, or its body, last made progress, and how many of them came
-        # in the feed in which it did: part of that may belong to what was before.
-        self._fed = self._shared = 0
-
-    @property
-    def is_idle(self) -> bool:
-        """No byte of a next request has come."""
-        return not self._fed
+        self.is_idle = True  # no byte of a next request has come
+        self._body: ChunkedReader | None = None  # of it, when it is chunked
+        self._partial = bytearray()  # of a head
+        self._is_last = False  # what follows the request read last is not for us (RFC 9112 section 9.6)
 
     def feed(self, data: bytes) -> None:
         """Read `data`; raises ProtocolError when the rest of the connection cannot be trusted."""
-        self._feeding = len(data)
-        if self._fed:
-            self._fed += len(data)
-        rest: bytes | memoryview = data
-        try:
-            while rest:
-                try:
-                    self._parser.feed_data(rest)
-                    break
-                except httptools.HttpParserUpgrade as upgrade:
-                    # It is not taken (RFC 9110 section 7.8): go on reading HTTP/1.1.
-                    rest = memoryview(rest)[upgrade.args[0] :]
-                    self._parser = httptools.HttpRequestParser(self)
-        except httptools.HttpParserCallbackError as error:
-            raise self._refused or error from None
-        except httptools.HttpParserError as error:
-            refusal = VERSION if str(error) in _OTHER_VERSION else MALFORMED
-            raise ProtocolError(refusal, str(error)) from None
-        # What the parser gathers of a field, or skips of a chunk's extension, must have an end.
-        if self._fed - self._shared > MAX_HEAD_BYTES + MAX_TARGET_BYTES:
-            part = "head" if self._in_head else "trailer section"
-            raise ProtocolError(HEADERS_TOO_LARGE, f"the {part} exceeds {MAX_HEAD_BYTES} bytes")
+        at = 0
+        if self._partial:
+            data = self._join(data)
+        while at < len(data):
+            request = self.current
+            if self._is_last and request is None:
+                self.is_idle = False
+                return
+            if request is None:
+                at = self._read_head(data, at)
+            elif self._body is not None:
+                at = self._body.feed(data, at, request.add)
+                if self._body.is_complete:
+                    self._body = None
+                    self._finish(request)
+            else:
+                at = self._read_counted(request, data, at)
+        self.is_idle = self.current is None and not self._partial
 
-    # Called by the parser.
-
-    def on_message_begin(self) -> None:
-        self._fed = self._shared = self._feeding
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-        if len(self._target) > MAX_TARGET_BYTES:
-            self._refuse(URI_TOO_LONG, f"the target exceeds {MAX_TARGET_BYTES} bytes")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # else it is a trailer
-            self._fields.append((name.lower(), value.rstrip()))
-
-    def on_headers_complete(self) -> None:
-        parser = self._parser
-        request = Request(
-            parser.get_method(),
-            self._target,
-            parser.get_http_version(),
-            self._fields,
-            parser.should_keep_alive(),
-        )
-        self._check(request)
-        self.current = request
+    def _read_head(self, data: bytes, at: int) -> int:
+        """A head from `at` on, if it is whole; where it ends."""
+        while data.startswith(b"\r\n", at):  # before a request line that says nothing
+            at += 2
+        end = data.find(b"\r\n\r\n", at)
+        if end < 0:
+            if at == len(data):
+                return at
+            self._partial += memoryview(data)[at:]
+            self._look_ahead(0)
+            return len(data)
+        after_line = data.find(b"\r\n", at)
+        line = data[at:after_line]
+        method, target, version = _known_starts.get(line) or _read_start(line)
+        size = end - after_line
+        if size > MAX_HEAD_BYTES:
+            raise ProtocolError(HEADERS_TOO_LARGE, f"the fields exceed {MAX_HEAD_BYTES} bytes")
+        lines = data[after_line + 2 : end].split(b"\r\n") if size else []
+        if len(lines) > MAX_FIELDS:
+            raise ProtocolError(HEADERS_TOO_LARGE, f"more than {MAX_FIELDS} fields")
+        noted, passing = FIELDS.read(lines)
+        request = Request(method, target, version, line, lines, noted, passing)
+        self._frame(request)
         self.requests.append(request)
-        self._in_head = False
+        self._is_last = not request.keep_alive
+        if request.length == 0:
+            request.complete = True
+        else:
+            self.current = request
+        return end + 4
 
-    def on_body(self, data: bytes) -> None:
-        request = self.current
-        assert request is not None
-        request.add(data)
-        self._fed = self._shared = self._feeding
+    def _read_counted(self, request: Request, data: bytes, at: int) -> int:
+        """A body of known length."""
+        assert request.length is not None
+        left = request.length - request.received
+        piece = data[at : at + left]
+        request.add(piece)
+        if len(piece) == left:
+            self._finish(request)
+        return at + len(piece)
 
-    def on_message_complete(self) -> None:
-        request = self.current
-        assert request is not None
+    def _finish(self, request: Request) -> None:
         request.complete = True
         self.current = None
-        self._begin()
 
-    def _check(self, request: Request) -> None:
-        self._check_size(request)
-        fields, first = request.fields, request.first
-        if request.version not in ("1.1", "1.0"):
-            self._refuse(VERSION, f"HTTP/{request.version}")
-        if request.method == b"CONNECT":
-            self._refuse(NOT_IMPLEMENTED, "CONNECT")
-        if request.target[:1] != b"/" or b"#" in request.target:
-            self._check_target(request)
-        if len(first) != len(fields):
-            for name in _SINGLE:
-                if sum(field == name for field, _ in fields) > 1:
-                    self._refuse(MALFORMED, f"repeated {name.decode()}")
-        host = first.get(b"host")
-        if host is None:
-            if request.version == "1.1":
-                self._refuse(MALFORMED, "no host")
-        elif not _NOT_IN_HOST.isdisjoint(host):
-            self._refuse(MALFORMED, "invalid host")
-        self._check_framing(request)
-
-    def _check_target(self, request: Request) -> None:
-        """Absolute with a valid authority, or `*` of OPTIONS; a fragment in none."""
-        target = request.target
-        absolute = ABSOLUTE.fullmatch(target)
-        if absolute is not None:
-            valid = _NOT_IN_HOST.isdisjoint(absolute[1])
+    def _frame(self, request: Request) -> None:
+        """Where the body ends, and whether the connection goes on."""
+        noted, version = request.noted, request.version
+        if version == "1.1":
+            if b"host" not in noted:
+                raise ProtocolError(MALFORMED, "no host")
+        elif version == "1.0":
+            if b"transfer-encoding" in noted:
+                raise ProtocolError(MALFORMED, "a transfer coding in HTTP/1.0")
         else:
-            valid = target == b"*" and request.method == b"OPTIONS"
-        if not valid or b"#" in target:
-            self._refuse(MALFORMED, "invalid target")
-
-    def _check_size(self, request: Request) -> None:
-        fields = request.fields
-        if len(fields) > MAX_FIELDS:
-            self._refuse(HEADERS_TOO_LARGE, f"more than {MAX_FIELDS} fields")
-        # The sum costs more than all other checks: only where what came could exceed the limit.
-        if self._fed > MAX_HEAD_BYTES and sum(len(n) + len(v) + 4 for n, v in fields) > MAX_HEAD_BYTES:
-            self._refuse(HEADERS_TOO_LARGE, f"the fields exceed {MAX_HEAD_BYTES} bytes")
-
-    def _check_framing(self, request: Request) -> None:
-        first = request.first
-        coding = first.get(b"transfer-encoding")
-        if coding is not None:
-            if request.version == "1.0":
-                self._refuse(MALFORMED, "a transfer coding in HTTP/1.0")
-            if coding.lower() != b"chunked":
-                self._refuse(NOT_IMPLEMENTED, "a transfer coding but chunked")
-            request.length = None
-        length = first.get(b"content-length")
+            raise ProtocolError(VERSION, f"HTTP/{version}")
+        length = noted.get(b"content-length")
         if length is not None:
-            if not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
-                self._refuse(MALFORMED, "invalid content-length")
             request.length = int(length)
-        # llhttp skips the body of an upgrade and calls what follows opaque. Only the offer of h2c is
-        # ignored (curl --http2 makes it), and only where nothing follows.
-        if self._parser.should_upgrade() and (request.length != 0 or b"h2c" not in first[b"upgrade"].lower()):
-            self._refuse(NOT_IMPLEMENTED, "an upgrade")
+        if b"transfer-encoding" in noted:
+            if length is not None:
+                raise ProtocolError(MALFORMED, "content-length beside transfer-encoding")
+            _check_coding(noted[b"transfer-encoding"])
+            request.length = None
+            self._body = ChunkedReader(MALFORMED, HEADERS_TOO_LARGE)
+        connection = noted.get(b"connection")
+        if connection is not None or version == "1.0":
+            _read_connection(request, connection)
+        if request.method == b"OPTIONS" and b"max-forwards" in noted:
+            _count_down(request, noted[b"max-forwards"])
 
-    def _refuse(self, refusal: Refusal, detail: str) -> None:
-        """Stop the parser: an exception in a callback is the only way to."""
-        self._refused = ProtocolError(refusal, detail)
-        raise self._refused
+    def _join(self, data: bytes) -> bytes:
+        """The head that began in an earlier read, with what follows it; nothing while it is not whole."""
+        partial = self._partial
+        before = len(partial)
+        partial += data
+        while partial.startswith(b"\r\n"):
+            del partial[:2]
+            before = 0
+        if partial.find(b"\r\n\r\n", max(before - 3, 0)) < 0:
+            if partial:
+                self._look_ahead(before)
+            return b""
+        data = bytes(partial)
+        partial.clear()
+        return data
+
+    def _look_ahead(self, seen: int) -> None:
+        """Refuse what can become no head, without waiting for its end; `seen` bytes of it were looked at."""
+        partial = self._partial
+        line_end = partial.find(b"\r\n")
+        if line_end < 0:
+            _check_beginning(bytes(partial))
+        elif seen <= line_end + 1:
+            _read_start(bytes(partial[:line_end]))
+        elif len(partial) - line_end > MAX_HEAD_BYTES:
+            raise ProtocolError(HEADERS_TOO_LARGE, f"the fields exceed {MAX_HEAD_BYTES} bytes")
+        if NEVER.search(partial, max(seen - 1, 0)):
+            raise ProtocolError(MALFORMED, "a control character, or a bare CR or LF")
+
+
+def _read_start(line: bytes) -> _Start:
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise ProtocolError(MALFORMED, "invalid request line")
+    method, target, version = match[1], match[2], match[3].decode()
+    if version not in ("1.1", "1.0"):
+        raise ProtocolError(VERSION, f"HTTP/{version}")
+    if method in _NOT_SERVED or len(method) > MAX_METHOD_BYTES:
+        raise ProtocolError(NOT_IMPLEMENTED, "this method")
+    if len(target) > MAX_TARGET_BYTES:
+        raise ProtocolError(URI_TOO_LONG, f"the target exceeds {MAX_TARGET_BYTES} bytes")
+    if target[:1] != b"/" or b"#" in target:
+        _check_target(method, target)
+    start = method, target, version
+    if len(line) <= _MAX_REMEMBERED:
+        if len(_known_starts) >= _REMEMBERED:
+            _known_starts.clear()
+        _known_starts[line] = start
+    return start
+
+
+def _check_beginning(line: bytes) -> None:
+    """Refuse what will be no request line, whatever comes."""
+    if _BEGINNING.fullmatch(line) is None:
+        raise ProtocolError(MALFORMED, "invalid request line")
+    method, _, rest = line.partition(b" ")
+    if len(method) > MAX_METHOD_BYTES:
+        raise ProtocolError(NOT_IMPLEMENTED, "this method")
+    if len(rest) > MAX_TARGET_BYTES and len(rest.partition(b" ")[0]) > MAX_TARGET_BYTES:
+        raise ProtocolError(URI_TOO_LONG, f"the target exceeds {MAX_TARGET_BYTES} bytes")
+
+
+def _check_target(method: bytes, target: bytes) -> None:
+    """Absolute with a valid authority, or `*` of OPTIONS; a fragment in none."""
+    absolute = ABSOLUTE.fullmatch(target)
+    if absolute is not None:
+        host = _HOST.fullmatch(absolute[1])
+        valid = host is not None and host[1] != b""
+    else:
+        valid = target == b"*" and method == b"OPTIONS"
+    if not valid or b"#" in target:
+        raise ProtocolError(MALFORMED, "invalid target")
+
+
+def _read_connection(request: Request, connection: bytes | None) -> None:
+    if request.version == "1.0":
+        request.keep_alive = has_token(connection, b"keep-alive")
+        return
+    if connection not in ORDINARY and has_token(connection, b"upgrade") and b"upgrade" in request.noted:
+        _refuse_upgrade(request.noted[b"upgrade"])
+    request.keep_alive = not has_token(connection, b"close")
+
+
+def _refuse_upgrade(upgrade: bytes) -> None:
+    """What follows would not be HTTP. Only the offer of h2c, which curl --http2 makes, is ignored
+    (RFC 9110 section 7.8)."""
+    if not has_token(upgrade, b"h2c"):
+        raise ProtocolError(NOT_IMPLEMENTED, "an upgrade")
+
+
+def _count_down(request: Request, forwards: bytes) -> None:
+    """One forward less is allowed (RFC 9110 section 7.6.2); with none left it must not leave here."""
+    if not forwards.isdigit() or len(forwards) > MAX_LENGTH_DIGITS:
+        raise ProtocolError(MALFORMED, "invalid max-forwards")
+    request.goes_no_further = int(forwards) == 0
+    request.passing = [line for line in request.passing if not line.startswith(b"max-forwards:")]
+    request.passing.append(b"max-forwards: %d\r\n" % (int(forwards) - 1))
+
+
+def _check_host(value: bytes) -> None:
+    if _HOST.fullmatch(value) is None:
+        raise ProtocolError(MALFORMED, "invalid host")
+
+
+def check_length(value: bytes, refusal: Refusal = MALFORMED) -> None:
+    """Raise ProtocolError with `refusal` unless `value` is a Content-Length (RFC 9112 section 6.3)."""
+    if not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
+        raise ProtocolError(refusal, "invalid content-length")
+
+
+def _check_coding(value: bytes) -> None:
+    codings = [coding.strip(b" \t") for coding in value.lower().split(b",")]
+    if b"chunked" in codings[:-1]:
+        raise ProtocolError(MALFORMED, "chunked is not the last coding, or comes twice")
+    if codings != [b"chunked"]:
+        raise ProtocolError(NOT_IMPLEMENTED, "a transfer coding but chunked")
+
+
+FIELDS: Final = request_fields(MALFORMED, {b"content-length": check_length, b"host": _check_host})

@@ -1,41 +1,64 @@
-"""Bytes of an engine become one response at a time.
+"""Bytes of an engine become one answer at a time.
 
 `ResponseReader` follows the framing and hands the body on in the pieces in which it came. Whoever
 feeds it takes what was recorded (`head`, `take`, `complete`) after each feed.
 
 The end of a body (RFC 9112 section 6.3): none after HEAD, 1xx, 204 and 304; else chunked, else
-Content-Length, else the end of the connection.
+Content-Length, else the end of the connection. An answer of which two readers could think differently
+is none: both framings, a length that is repeated or no number, a coding but `chunked`, or one in HTTP/1.0.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-import httptools
+import re
+from typing import Final
 
 from sidecar.errors import UPSTREAM_PROTOCOL, ProtocolError
-from sidecar.http1.request import MAX_LENGTH_DIGITS
-
-if TYPE_CHECKING:
-    from sidecar.http1.request import Fields
+from sidecar.http1.chunked import ChunkedReader
+from sidecar.http1.fields import NEVER, Fields, answer_fields, has_token, pairs
+from sidecar.http1.request import check_length
 
 MAX_HEAD_BYTES: Final = 256 * 1024
+MAX_INTERIM: Final = 64  # 1xx answers before one
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
+_SWITCHING: Final = 101
+_BODILESS: Final = frozenset({204, 304})
+_REMEMBERED: Final = 256
+_known_status_lines: dict[bytes, tuple[int, str]] = {}
 
 
 class ResponseHead:
-    """Status line and fields, names in lower case. `length` is None where the end is not counted."""
+    """Status line and fields.
 
-    __slots__ = ("chunked", "fields", "first", "keep_alive", "length", "status")
+    `noted` and `passing` are as in `Request`. `length` is None where the end is not counted.
+    """
 
-    def __init__(self, status: int, fields: Fields, keep_alive: bool) -> None:
+    __slots__ = ("chunked", "keep_alive", "length", "lines", "noted", "passing", "status", "version")
+
+    def __init__(self, status: int, version: str, lines: list[bytes]) -> None:
         self.status = status
-        self.fields = fields
-        self.first = dict(reversed(fields))
-        self.keep_alive = keep_alive
-        self.chunked = b"transfer-encoding" in self.first
-        length = self.first.get(b"content-length")
-        valid = length is not None and length.isdigit() and len(length) <= MAX_LENGTH_DIGITS
-        self.length = int(length) if length is not None and valid else None
+        self.version = version
+        persistent = version == "1.1"
+        self.lines = lines
+        self.noted, self.passing = noted, _ = _fields.read(lines)
+        length = noted.get(b"content-length")
+        self.length = None if length is None else int(length)
+        self.chunked = b"transfer-encoding" in noted
+        if self.chunked and (length is not None or not persistent):
+            raise ProtocolError(UPSTREAM_PROTOCOL, "a transfer coding beside content-length, or in HTTP/1.0")
+        connection = noted.get(b"connection")
+        if connection is None:
+            self.keep_alive = persistent
+        elif persistent:
+            self.keep_alive = not has_token(connection, b"close")
+        else:
+            self.keep_alive = has_token(connection, b"keep-alive")
+
+    @property
+    def fields(self) -> Fields:
+        """All fields as they were sent."""
+        return pairs(self.lines)
 
 
 class ResponseReader:
@@ -43,52 +66,59 @@ class ResponseReader:
 
     __slots__ = (
         "_body",
-        "_fed",
-        "_fields",
+        "_chunks",
+        "_left",
         "_no_body",
-        "_parser",
-        "_spoilt",
+        "_partial",
         "complete",
         "excess",
         "head",
         "interim",
+        "whole_chunks",
     )
 
     def __init__(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._spoilt = False
         self.expect(b"")
 
     def expect(self, method: bytes) -> None:
         """Forget the last answer; the next one answers a `method` request."""
-        if self._spoilt:
-            self._parser = httptools.HttpResponseParser(self)
-            self._spoilt = False
         self.head: ResponseHead | None = None
         self.interim: list[ResponseHead] = []
         self.complete = False
         self.excess = False  # bytes followed the answer: the connection must not be used again
+        self.whole_chunks = False  # the last feed was plain chunks from their first byte to their last
         self._no_body = method == b"HEAD"
         self._body: list[bytes] = []
-        self._fields: Fields = []
-        self._fed = 0
+        self._chunks: ChunkedReader | None = None
+        self._left: int | None = 0  # of a counted body; None: until the connection ends
+        self._partial = b""  # of a head
 
     def feed(self, data: bytes) -> None:
         """Read `data`; raises ProtocolError when it is not one HTTP/1.1 answer."""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            raise ProtocolError(UPSTREAM_PROTOCOL, "an upgrade nobody asked for") from None
-        except httptools.HttpParserCallbackError as error:
-            raise error.__context__ or error from None
-        except httptools.HttpParserError as error:
-            if not self.complete:
-                raise ProtocolError(UPSTREAM_PROTOCOL, str(error)) from None
-            self.excess = True
+        at = 0
         if self.head is None:
-            self._fed += len(data)
-            if self._fed > MAX_HEAD_BYTES:
-                raise ProtocolError(UPSTREAM_PROTOCOL, "the head is too large")
+            data = self._partial + data
+            at = self._read_heads(data)
+            if at == len(data):
+                return
+        chunks = self._chunks
+        if self.complete:
+            self.excess |= at < len(data)
+        elif chunks is not None:
+            end = chunks.feed(data, at, self._body.append)
+            self.whole_chunks = chunks.whole and not at
+            if chunks.is_complete:
+                self.complete = True
+                self.excess = end < len(data)
+        elif self._left is None:
+            self._body.append(data[at:])
+        else:
+            piece = data[at : at + self._left]
+            self._body.append(piece)
+            self._left -= len(piece)
+            if not self._left:
+                self.complete = True
+                self.excess = at + len(piece) < len(data)
 
     def take(self) -> bytes:
         """The body bytes that came since the last call."""
@@ -101,61 +131,78 @@ class ResponseReader:
 
     def end_of_stream(self) -> bool:
         """The engine closed: True when that is how its answer ends."""
-        head = self.head
-        if head is not None and not self.complete and not head.chunked and head.length is None:
+        if self.head is not None and self._left is None and self._chunks is None:
             self.complete = True
         return self.complete
 
-    # Called by the parser.
+    def _read_heads(self, data: bytes) -> int:
+        """Interim heads, and the one that counts, as far as they are here; where the last of them ends."""
+        at = 0
+        while self.head is None:
+            end = data.find(b"\r\n\r\n", at)
+            if end - at > MAX_HEAD_BYTES or (end < 0 and len(data) - at > MAX_HEAD_BYTES):
+                raise ProtocolError(UPSTREAM_PROTOCOL, "the head is too large")
+            if end < 0:
+                seen = 0 if at else len(self._partial)
+                self._partial = data[at:]
+                _look_ahead(self._partial, seen)
+                return len(data)
+            line, *lines = data[at:end].split(b"\r\n")
+            at = end + 4
+            status, version = _known_status_lines.get(line) or _read_status(line)
+            head = ResponseHead(status, version, lines)
+            if status >= 200:
+                self._partial = b""
+                self._begin_body(head)
+            else:
+                self.interim.append(head)
+                if len(self.interim) > MAX_INTERIM:
+                    raise ProtocolError(UPSTREAM_PROTOCOL, "too many interim answers")
+        return at
 
-    def on_message_begin(self) -> None:
-        if self.complete:
-            self.excess = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.head is None:
-            name = name.lower()
-            # llhttp does not know `chunked` by its name when a tab follows: then nor must we.
-            self._fields.append((name, value if name == b"transfer-encoding" else value.rstrip()))
-
-    def on_headers_complete(self) -> None:
-        if self.complete:
-            return
-        parser = self._parser
-        head = ResponseHead(parser.get_status_code(), self._fields, parser.should_keep_alive())
-        self._fields = []
-        if parser.get_http_version() not in ("1.1", "1.0"):
-            raise ProtocolError(UPSTREAM_PROTOCOL, f"HTTP/{parser.get_http_version()}")
-        self._check(head)
-        if head.status < 200:
-            if head.status < 100:
-                raise ProtocolError(UPSTREAM_PROTOCOL, "a status below 100")
-            self.interim.append(head)
-            return
+    def _begin_body(self, head: ResponseHead) -> None:
         self.head = head
-        if self._no_body:
-            # llhttp cannot be told that an answer to HEAD ends here: its state is of no more use.
+        if self._no_body or head.status in _BODILESS or head.length == 0:
             self.complete = True
-            self._spoilt = True
-
-    def on_body(self, data: bytes) -> None:
-        if self.complete:
-            self.excess = True  # a body in the answer to HEAD, for one
+        elif head.chunked:
+            self._chunks = ChunkedReader(UPSTREAM_PROTOCOL, UPSTREAM_PROTOCOL)
         else:
-            self._body.append(data)
+            self._left = head.length
 
-    def on_message_complete(self) -> None:
-        if self.head is not None:
-            self.complete = True
 
-    def _check(self, head: ResponseHead) -> None:
-        first = head.first
-        coding = first.get(b"transfer-encoding")
-        if coding is not None and coding.lower() != b"chunked":
-            raise ProtocolError(UPSTREAM_PROTOCOL, "a transfer coding but chunked")
-        if len(first) != len(head.fields):
-            for name in (b"content-length", b"transfer-encoding", b"content-type"):
-                if sum(field == name for field, _ in head.fields) > 1:
-                    raise ProtocolError(UPSTREAM_PROTOCOL, f"repeated {name.decode()}")
-        if b"content-length" in first and head.length is None:
-            raise ProtocolError(UPSTREAM_PROTOCOL, "invalid content-length")
+def _read_status(line: bytes) -> tuple[int, str]:
+    """The status and the version."""
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise ProtocolError(UPSTREAM_PROTOCOL, "invalid status line")
+    status, version = int(match[2]), match[1].decode()
+    if status == _SWITCHING:
+        raise ProtocolError(UPSTREAM_PROTOCOL, "an upgrade nobody asked for")
+    if len(_known_status_lines) < _REMEMBERED:
+        _known_status_lines[line] = status, version
+    return status, version
+
+
+def _look_ahead(partial: bytes, seen: int) -> None:
+    """Refuse what can become no head, without waiting for its end; `seen` bytes of it were looked at."""
+    line, end, _ = partial.partition(b"\r\n")
+    if end:
+        _read_status(line)
+    elif not b"HTTP/1.".startswith(line[:7]):
+        raise ProtocolError(UPSTREAM_PROTOCOL, "invalid status line")
+    if NEVER.search(partial, max(seen - 1, 0)):
+        raise ProtocolError(UPSTREAM_PROTOCOL, "a control character, or a bare CR or LF")
+
+
+def _check_coding(value: bytes) -> None:
+    if value.lower() != b"chunked":
+        raise ProtocolError(UPSTREAM_PROTOCOL, "a transfer coding but chunked")
+
+
+def _check_length(value: bytes) -> None:
+    check_length(value, UPSTREAM_PROTOCOL)
+
+
+_fields: Final = answer_fields(
+    UPSTREAM_PROTOCOL, {b"content-length": _check_length, b"transfer-encoding": _check_coding}
+)

@@ -6,49 +6,53 @@ from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from sidecar.http1.encode import answer, status_line
-from sidecar.http1.headers import joined, response_fields
+from sidecar.http1.fields import PSEUDONYM
 from sidecar.llm.errors import error_body
 
 if TYPE_CHECKING:
     from sidecar.errors import Refusal
     from sidecar.exchange import Exchange, Reply
+    from sidecar.http1.encode import Date
     from sidecar.http1.response import ResponseHead
 
-VIA: Final = b"1.1 headgate"
+# By the version in which the message was received (RFC 9110 section 7.6.3).
+VIA: Final = {"1.1": b"1.1 " + PSEUDONYM, "1.0": b"1.0 " + PSEUDONYM}
+_VIA_LINES: Final = {version: b"via: %b\r\n" % via for version, via in VIA.items()}
 _JSON: Final = b"application/json"
 
 
-def engine_head(x: Exchange, head: ResponseHead, *, chunked: bool, close: bool) -> bytes:
+def engine_head(x: Exchange, head: ResponseHead, date: Date, *, chunked: bool, close: bool) -> list[bytes]:
     """The engine's head as the client gets it: framed for this connection, with where the time went."""
-    first = head.first
-    parts = response_fields(head.fields, first.get(b"connection"))
+    parts = [status_line(head.status), *head.passing]
     if chunked:
-        framing = b"transfer-encoding: chunked\r\n"
+        parts.append(b"transfer-encoding: chunked\r\n")
     elif head.length is not None and head.status != 204:
-        framing = b"content-length: %d\r\n" % head.length
+        parts.append(b"content-length: %d\r\n" % head.length)
+    noted = head.noted
+    if b"via" in noted:
+        parts.append(b"via: %b, %b\r\n" % (noted[b"via"], VIA[head.version]))
     else:
-        framing = b""
-    via = first.get(b"via")
-    return b"%b%b%bvia: %b\r\n%b%b\r\n" % (
-        status_line(head.status),
-        b"".join(parts),
-        framing,
-        VIA if via is None else joined(head.fields, b"via") + b", " + VIA,
-        _about(x),
-        b"connection: close\r\n" if close else b"",
-    )
+        parts.append(_VIA_LINES[head.version])
+    if b"date" not in noted:
+        parts.append(date.line())  # RFC 9110 section 6.6.1
+    parts.append(_about(x))
+    parts.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+    return parts
 
 
-def own_answer(x: Exchange, reply: Reply, status: int, *, close: bool) -> bytes:
+def own_answer(x: Exchange, reply: Reply, status: int, date: Date, *, close: bool) -> bytes:
     """A whole refusal, with `status` in place of its usual one."""
     refusal = reply.refusal
-    fields = b"x-headgate-reason: %b\r\n%b%b%b" % (
-        refusal.reason.encode(),
+    fields = b"%b%b%b%b%b" % (
+        b"x-headgate-reason: %b\r\n" % refusal.reason.encode() if refusal.reason else b"",
         _returning(refusal, reply.retry_after_s),
         reply.headers,
+        date.line(),
         _about(x),
     )
-    if x.is_openai:
+    if not refusal.reason:
+        body, content_type = b"", b"text/plain"
+    elif x.is_openai:
         body, content_type = error_body(refusal, reply.message), _JSON
     else:
         body, content_type = (reply.message or refusal.message).encode() + b"\n", b"text/plain; charset=utf-8"
@@ -83,6 +87,5 @@ def _returning(refusal: Refusal, retry_after_s: float | None) -> bytes:
 
 def interim_head(head: ResponseHead) -> bytes:
     """A 1xx answer, passed on."""
-    fields = b"".join(response_fields(head.fields, head.first.get(b"connection")))
-    return b"%b%b\r\n" % (status_line(head.status), fields)
+    return b"%b%b\r\n" % (status_line(head.status), b"".join(head.passing))
 

@@ -1,14 +1,20 @@
 """Connections to engines: idle ones are used again, last in first out; else one is made.
 
 An idle connection is not used after `engine_idle_s`: engines on uvicorn close theirs after 5 s, and
-a POST that was sent on a dying connection may not be sent again.
+a POST that was sent on a dying connection may not be sent again. One that was idle for a while is
+asked first whether the engine has left.
+
+Where that was not known in time, a request goes out once more, and nobody notices (RFC 9110 section
+9.2.2, RFC 9112 section 9.3.1): when not a byte of it was taken, on whatever connection is left; when it
+is safe, has no body that streams, and not a byte of an answer came, on a new one, for idle ones die
+together. It stays one attempt: what is retried is the connection, not the engine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.errors import CONNECT_FAILED, INTERNAL
 from sidecar.exchange import DONE, Exchange, Reply
@@ -19,6 +25,8 @@ if TYPE_CHECKING:
 
     from sidecar.balance.endpoint import Endpoint
     from sidecar.net.context import Context
+
+_TRUSTED_S: Final = 0.5  # idle for less, the event loop would have heard
 
 log = logging.getLogger("headgate.connections")
 
@@ -78,14 +86,19 @@ class Connections:
         endpoint = x.endpoint
         assert endpoint is not None
         idle = self._idle.get(endpoint)
-        youngest_dead = self._context.clock.now() - self._context.timeouts.engine_idle_s
+        now, longest = self._context.clock.now(), self._context.timeouts.engine_idle_s
         while idle:
             upstream = idle.pop()
-            if upstream.is_usable and upstream.idle_since > youngest_dead:
-                upstream.send(x)
+            rest = now - upstream.idle_since
+            if rest < longest and (rest <= _TRUSTED_S or not upstream.has_left) and upstream.send(x):
                 return
             upstream.close()
         self._dial(x, endpoint)
+
+    def send_afresh(self, x: Exchange) -> None:
+        """Carry `x` to its endpoint on a new connection."""
+        assert x.endpoint is not None
+        self._dial(x, x.endpoint)
 
     def idle(self, upstream: Upstream) -> None:
         """`upstream` has delivered its answer and can carry another."""

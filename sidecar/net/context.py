@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sidecar.http1.encode import Date
 from sidecar.net.sockets import peer_has_left
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Context:
         "clients",
         "clock",
         "connections",
+        "date",
         "has_left",
         "lifecycle",
         "max_connections",
@@ -45,6 +47,7 @@ class Context:
 
     def __init__(self, clock: Clock, timers: Timers, lifecycle: Lifecycle) -> None:
         self.clock = clock
+        self.date = Date(clock.wall)
         self.timers = timers
         self.lifecycle = lifecycle
         self.clients: set[Downstream] = set()

@@ -209,7 +209,7 @@ class Downstream(asyncio.Protocol):
         x = self._x
         refused = _refused(failure, self._context.clock)
         if x is None and not self._closing:
-            self._begin(Request(b"", b"", "1.1", [], False), refused)
+            self._begin(Request(b"", b"", "1.1"), refused)
         elif x is not None and not x.request.complete:
             x.pipeline.refuse(x, refused)
 
@@ -243,7 +243,7 @@ class Downstream(asyncio.Protocol):
         """Let the body come."""
         request = x.request
         self.read_on(True)  # it may have been read ahead of its turn, until that was enough
-        if b"expect" in request.first and request.version == "1.1" and not request.received:
+        if b"expect" in request.noted and request.version == "1.1" and not request.received:
             self._transport.write(CONTINUE)
 
     def read_on(self, on: bool) -> None:
@@ -279,9 +279,7 @@ class Downstream(asyncio.Protocol):
 
     def relay(self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool) -> None:
         """Pass on what came of the engine's answer, in one write."""
-        parts: list[bytes] = []
-        if head is not None:
-            parts.append(self._answer_head(x, head))
+        parts = [] if head is None else self._answer_head(x, head)
         if data:
             x.bytes_out += len(data)
             parts.append(chunk(data) if self._chunked else data)
@@ -293,20 +291,20 @@ class Downstream(asyncio.Protocol):
             x.pipeline.complete(x)
             self._end()
 
-    def _answer_head(self, x: Exchange, head: ResponseHead) -> bytes:
+    def _answer_head(self, x: Exchange, head: ResponseHead) -> list[bytes]:
         request = x.request
         has_body = request.method != b"HEAD" and head.status not in (204, 304)
         self._answering = True
         self._chunked = has_body and head.length is None and request.version == "1.1"
         self._until_close = has_body and head.length is None and not self._chunked
         if self._chunked:
-            first = head.first
+            noted = head.noted
             self._event_stream = (
-                first.get(b"content-type", b"")[:17].lower() == b"text/event-stream"
-                and b"content-encoding" not in first
+                noted.get(b"content-type", b"")[:17].lower() == b"text/event-stream"
+                and b"content-encoding" not in noted
             )
         self._closing_after(x)
-        return engine_head(x, head, chunked=self._chunked, close=self._closing)
+        return engine_head(x, head, self._context.date, chunked=self._chunked, close=self._closing)
 
     def answer(self, x: Exchange, reply: Reply) -> None:
         """Answer in the engine's place, or end an answer that has begun so that nobody takes it for whole."""
@@ -329,7 +327,7 @@ class Downstream(asyncio.Protocol):
         self._closing |= reply.refusal.close
         status = self._context.overload_status if reply.refusal is OVERLOADED else reply.refusal.status
         x.status = status
-        self._transport.write(own_answer(x, reply, status, close=self._closing))
+        self._transport.write(own_answer(x, reply, status, self._context.date, close=self._closing))
         self._end()
 
     def _break_off(self, refusal: Refusal) -> None:

@@ -21,7 +21,7 @@ from sidecar.errors import (
 )
 from sidecar.exchange import Exchange, Reply
 from sidecar.http1.encode import LAST_CHUNK, chunk
-from sidecar.http1.headers import joined, request_fields
+from sidecar.http1.fields import PROXY_WORDS
 from sidecar.http1.request import ABSOLUTE
 from sidecar.http1.response import ResponseReader
 from sidecar.net.answers import VIA, interim_head
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sidecar.net.context import Context
     from sidecar.net.timers import Timer
 
+_SAFE: Final = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 section 9.2.1
 _JOINED_UP_TO: Final = 16 * 1024  # below this one copied write is cheaper than two buffers
 
 log = logging.getLogger("headgate.upstream")
@@ -41,6 +42,7 @@ class Upstream(asyncio.Protocol):
     """One connection to `endpoint`. Its owner is told when it can be used again, and when it is gone."""
 
     __slots__ = (
+        "_begun",
         "_congested",
         "_context",
         "_head_seen",
@@ -63,6 +65,7 @@ class Upstream(asyncio.Protocol):
         self._context = context
         self._reader = ResponseReader()
         self._x: Exchange | None = None
+        self._begun = False  # the answer has, though its head is not whole
         self._head_seen = False
         self._streams = False  # the request's body is sent as it comes
         self._congested = False  # the engine does not take what is sent
@@ -72,6 +75,11 @@ class Upstream(asyncio.Protocol):
     def is_usable(self) -> bool:
         """Open, and carrying nothing."""
         return self._x is None and not self._transport.is_closing()
+
+    @property
+    def has_left(self) -> bool:
+        """The engine has closed its side, though the event loop may not have heard of it. A system call."""
+        return self._transport.is_closing() or self._context.has_left(self._transport)
 
     # Called by the event loop.
 
@@ -115,9 +123,13 @@ class Upstream(asyncio.Protocol):
         x = self._x
         if x is None:
             return
-        if self._reader.end_of_stream():
+        if exc is None and self._reader.end_of_stream():
             self._release()
             x.client.relay(x, None, b"", True)
+        elif self._may_repeat(x):
+            log.debug("%s: an idle connection had ended", self.endpoint.name)
+            self._release()
+            self._context.connections.send_afresh(x)
         else:
             self._fail(UPSTREAM_RESET)
 
@@ -134,27 +146,36 @@ class Upstream(asyncio.Protocol):
 
     # The request out.
 
-    def send(self, x: Exchange) -> None:
-        """Carry `x`."""
+    def send(self, x: Exchange) -> bool:
+        """Carry `x`. False: this connection was idle and has ended, and not a byte of `x` was taken."""
+        transport = self._transport
+        if self.idle_since and transport.is_closing():
+            return False
         self._x = x
         x.upstream = self
-        self._head_seen = False
+        self._begun = self._head_seen = False
         self._heard = self._context.clock.now()
         self._reader.expect(x.request.method)
         if x.client.is_congested:
             self.pause()
         body = x.body
-        self._streams = body is None
         head = self._request_head(x, body)
+        self._streams = body is None
         if body is None:
             if not x.request.complete:
                 x.client.read_on(True)
-            self._transport.write(head)
+            transport.write(b"".join(head))
             self.send_more()
-        elif len(body) <= _JOINED_UP_TO:
-            self._transport.write(head + body)
+            return True
+        if len(body) <= _JOINED_UP_TO:
+            head.append(body)
+            transport.write(b"".join(head))
         else:
-            self._transport.writelines((head, body))
+            transport.writelines((b"".join(head), body))
+        if self.idle_since and transport.is_closing():  # the very first write failed
+            self._release()
+            return False
+        return True
 
     def send_more(self) -> None:
         """Pass on what has come of a body that streams through."""
@@ -173,39 +194,29 @@ class Upstream(asyncio.Protocol):
         if data:
             self._transport.write(data)
 
-    def _request_head(self, x: Exchange, body: bytes | None) -> bytes:
+    def _request_head(self, x: Exchange, body: bytes | None) -> list[bytes]:
         request = x.request
-        first = request.first
-        method = request.method
+        noted = request.noted
+        target, host = request.target, noted.get(b"host", b"")
+        if target[:1] != b"/":
+            target, host = _origin_form(request.method, target, host)
+        parts = [request.method, b" ", target, b" HTTP/1.1\r\nhost: ", host, b"\r\n", *request.passing]
         if body is not None:
-            framing = b"content-length: %d\r\n" % len(body)
+            parts.append(b"content-length: %d\r\n" % len(body))
         elif request.length is None:
-            framing = b"transfer-encoding: chunked\r\n"
-        elif request.length or b"content-length" in first:
-            framing = b"content-length: %d\r\n" % request.length
+            parts.append(b"transfer-encoding: chunked\r\n")
+        elif b"content-length" in noted:
+            parts.append(b"content-length: %d\r\n" % request.length)
+        via, peer = VIA[request.version], x.client.peer.encode() or b"unknown"
+        if b"via" in noted:
+            via = b"%b, %b" % (noted[b"via"], via)
+        parts += (b"via: ", via, b"\r\nx-forwarded-for: ")
+        if x.by_proxy:
+            parts += _proxys_words(noted, peer, host)
         else:
-            framing = b""
-        client = x.client
-        peer = client.peer
-        trusted = self._context.trust.covers(peer)
-        came_by = joined(request.fields, b"x-forwarded-for") if trusted else b""
-        proto = first.get(b"x-forwarded-proto", b"http") if trusted else b"http"
-        target, host = _origin_form(request.target, first.get(b"host", b""))
-        via = joined(request.fields, b"via") + b", " if b"via" in first else b""
-        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%b%bvia: %b%b\r\nx-forwarded-for: %b%b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\nx-request-id: %b\r\n\r\n" % (  # noqa: E501 - a head in one piece
-            method,
-            target,
-            host,
-            b"".join(request_fields(request.fields, first.get(b"connection"), trusted=trusted)),
-            framing,
-            via,
-            VIA,
-            came_by + b", " if came_by else b"",
-            peer.encode() or b"unknown",
-            proto,
-            (first.get(b"x-forwarded-host") if trusted else None) or host,
-            x.request_id,
-        )
+            parts += (peer, b"\r\nx-forwarded-proto: http\r\nx-forwarded-host: ", host)
+        parts += (b"\r\nx-request-id: ", x.request_id, b"\r\n\r\n")
+        return parts
 
     # The answer back.
 
@@ -218,6 +229,7 @@ class Upstream(asyncio.Protocol):
         reader.interim.clear()
         head = reader.head
         if head is None:
+            self._begun = True
             return None
         self._head_seen = True
         x.responded = self._heard
@@ -265,6 +277,16 @@ class Upstream(asyncio.Protocol):
         self._transport.abort()
         x.pipeline.refuse(x, Reply(refusal))
 
+    def _may_repeat(self, x: Exchange) -> bool:
+        """The engine seems to have left before it was asked, and asking it again does no harm."""
+        request = x.request
+        return (
+            self.idle_since > 0
+            and not (self._begun or self._head_seen)
+            and request.method in _SAFE
+            and (x.body is not None or (request.complete and not request.received))
+        )
+
     def _release(self) -> None:
         x = self._x
         if x is not None:
@@ -290,12 +312,24 @@ class Upstream(asyncio.Protocol):
             self._timer = self._context.timers.after(self._every(), self._check, None)
 
 
-def _origin_form(target: bytes, host: bytes) -> tuple[bytes, bytes]:
+def _origin_form(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
     """An absolute target's path and authority; the latter replaces Host (RFC 9112 section 3.2.2)."""
-    if target[:1] == b"/":
-        return target, host
     absolute = ABSOLUTE.fullmatch(target)
     if absolute is None:  # `*`
         return target, host
     authority, path = absolute.groups()
+    if not path and method == b"OPTIONS":
+        return b"*", authority  # RFC 9112 section 3.2.4
     return (path if path[:1] == b"/" else b"/" + path), authority
+
+
+def _proxys_words(noted: dict[bytes, bytes], peer: bytes, host: bytes) -> list[bytes]:
+    """What a trusted proxy says of the caller, after `x-forwarded-for: `."""
+    came_by = noted.get(b"x-forwarded-for")
+    parts = [came_by, b", ", peer] if came_by else [peer]
+    parts += (b"\r\nx-forwarded-proto: ", noted.get(b"x-forwarded-proto", b"http"))
+    parts += (b"\r\nx-forwarded-host: ", noted.get(b"x-forwarded-host") or host)
+    for name in PROXY_WORDS:
+        if name in noted:
+            parts += (b"\r\n", name, b": ", noted[name])
+    return parts

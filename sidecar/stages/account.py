@@ -29,7 +29,7 @@ class Account(Stage):
         self._receipts = receipts
 
     def on_request(self, x: Exchange) -> Verdict:
-        given = x.request.first.get(b"x-request-id")
+        given = x.request.noted.get(b"x-request-id")
         if given and len(given) <= 128 and given.translate(None, _SIGNS).isalnum():
             x.request_id = given
         else:

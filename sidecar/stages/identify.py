@@ -18,12 +18,14 @@ from sidecar.errors import (
     DRAINING,
     EXPECTATION,
     FORBIDDEN,
+    LOOP,
     OVERLOADED,
     TIMEOUT,
     UNAUTHENTICATED,
+    Refusal,
 )
 from sidecar.exchange import PARKED, WAITING, Exchange, Reply, Verdict
-from sidecar.http1.headers import joined
+from sidecar.http1.fields import PSEUDONYM
 from sidecar.llm.patience import elapsed_s, patience_s
 from sidecar.llm.request import OWN, Route, read
 from sidecar.pipeline import Stage
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from sidecar.clock import Alarms, Clock
     from sidecar.flow.budget import Budget
     from sidecar.http1.forwarded import Trust
+    from sidecar.http1.request import Request
     from sidecar.lifecycle import Lifecycle
     from sidecar.llm.models import Catalog
     from sidecar.settings import ClassRule, Config, Tenant
@@ -42,6 +45,10 @@ RANK: Final = {"premium": 0, "standard": 1, "batch": 2}
 _MAX_ROUTES: Final = 1024  # distinct targets remembered
 _MAX_TARGET: Final = 256  # longer ones are not worth remembering
 _MAX_REPEAT: Final = 100
+_MAX_ROUNDS: Final = 1  # of a request through here: a peer may have handed it on
+_CHALLENGE: Final = b'www-authenticate: Bearer realm="headgate"\r\n'  # RFC 9110 section 15.5.2
+# OPTIONS with Max-Forwards: 0 asks for what the last one on its way can do: nothing in particular.
+_OURS_TO_ANSWER: Final = Refusal("", 200, "")
 
 
 class Identify(Stage):
@@ -73,23 +80,25 @@ class Identify(Stage):
         self._rules = config.class_rules
         self._denied = tuple(path.rstrip("/") for path in config.engine.deny_paths)
         self._max_body = config.max_body_bytes
+        self._longest = config.timeouts.request_s
         self._routes: dict[tuple[bytes, bytes], tuple[Route, bool]] = {}
 
     def on_request(self, x: Exchange) -> Verdict:
         request = x.request
-        first = request.first
-        self._read_fields(x, first)
+        noted = request.noted
+        self._read_fields(x, noted)
         route, denied = self._route(request.method, request.target)
         x.path = route.path
         x.is_work = route.is_work
         x.is_openai = route.is_openai
-        if self._lifecycle.draining:
-            return Reply(DRAINING, retry_after_s=self._clock.jitter(1.0, 0.2))
+        reply = self._turned_away(request)
+        if reply is not None:
+            return reply
         if denied:
             return Reply(FORBIDDEN)
-        tenant = self._tenant(first)
+        tenant = self._tenant(noted)
         if tenant is None:
-            return Reply(UNAUTHENTICATED)
+            return Reply(UNAUTHENTICATED, headers=_CHALLENGE)
         x.tenant = tenant.name
         x.cls = tenant.cls
         if x.deadline is not None:
@@ -97,15 +106,27 @@ class Identify(Stage):
             if left <= 0:
                 return Reply(TIMEOUT)
             x.alarm = self._alarms.after(left, self._out_of_time, x)
-        expect = first.get(b"expect")
-        if expect is not None and expect.lower() != b"100-continue":
-            return Reply(EXPECTATION)
         if route.is_buffered:
             return self._wait_for_body(x)
         if x.is_work:
             self._classify(x, None, None)
         if not request.complete:
             x.client.want_body(x)
+        return None
+
+    def _turned_away(self, request: Request) -> Reply | None:
+        """The answer to what cannot be served here, whoever asks."""
+        noted = request.noted
+        if self._lifecycle.draining:
+            return Reply(DRAINING, retry_after_s=self._clock.jitter(1.0, 0.2))
+        via = noted.get(b"via")
+        if via is not None and via.count(PSEUDONYM) > _MAX_ROUNDS:
+            return Reply(LOOP)
+        if request.goes_no_further:
+            return Reply(_OURS_TO_ANSWER)
+        expect = noted.get(b"expect")
+        if expect is not None and expect.lower() != b"100-continue" and request.version == "1.1":
+            return Reply(EXPECTATION)
         return None
 
     def on_response(self, x: Exchange) -> None:
@@ -162,24 +183,25 @@ class Identify(Stage):
         x.held = received
         return None
 
-    def _read_fields(self, x: Exchange, first: Mapping[bytes, bytes]) -> None:
+    def _read_fields(self, x: Exchange, noted: Mapping[bytes, bytes]) -> None:
         """Caller's address, repeat count, deadline."""
-        repeat = first.get(b"x-stainless-retry-count")
+        repeat = noted.get(b"x-stainless-retry-count")
         if repeat is not None and repeat.isdigit():
             x.repeat = min(int(repeat[:9]), _MAX_REPEAT)
-        peer_is_trusted = self._trust.covers(x.client_ip)
-        first_byte_s, last_byte_s = patience_s(first)
+        x.by_proxy = by_proxy = self._trust.covers(x.client_ip)
+        first_byte_s, last_byte_s = patience_s(noted)
         if first_byte_s is not None:
-            started = first.get(b"x-request-start") if peer_is_trusted else None
+            started = noted.get(b"x-request-start") if by_proxy else None
             origin = x.arrived
             if started:
                 origin = min(origin, self._clock.now() - elapsed_s(started, self._clock.wall()))
             x.deadline = origin + first_byte_s
             x.last_byte_by = None if last_byte_s is None else origin + last_byte_s
-        if peer_is_trusted and b"x-forwarded-for" in first:
+        if self._longest is not None:
+            _end_by(x, x.arrived + self._longest)
+        if by_proxy and b"x-forwarded-for" in noted:
             # A proxy may add a field of its own instead of extending the one that its caller sent.
-            forwarded = joined(x.request.fields, b"x-forwarded-for")
-            x.client_ip = self._trust.origin(x.client_ip, forwarded)
+            x.client_ip = self._trust.origin(x.client_ip, noted[b"x-forwarded-for"])
 
     def _route(self, method: bytes, target: bytes) -> tuple[Route, bool]:
         key = (method, target)
@@ -194,9 +216,9 @@ class Identify(Stage):
                 self._routes[key] = known
         return known
 
-    def _tenant(self, first: Mapping[bytes, bytes]) -> Tenant | None:
+    def _tenant(self, noted: Mapping[bytes, bytes]) -> Tenant | None:
         """Whose key it is; None: nobody's, and that is not allowed."""
-        key = _bare_key(first)
+        key = _bare_key(noted)
         if key and self._by_hash:
             tenant = self._by_key.get(key) or self._by_hash.get(hashlib.sha256(key).hexdigest())
             if tenant is not None:
@@ -217,7 +239,7 @@ class Identify(Stage):
 
     def _classify(self, x: Exchange, tier: str | None, model: str | None) -> None:
         """The caller's word, else the first rule that matches; the tenant's own class is the ceiling."""
-        given = x.request.first.get(b"x-priority")
+        given = x.request.noted.get(b"x-priority")
         cls = given.decode("latin-1").lower() if given else None
         if cls not in RANK:
             cls = tier
@@ -229,11 +251,17 @@ class Identify(Stage):
             x.cls = cls
 
     def _ruled(self, x: Exchange, model: str | None) -> str | None:
-        first = x.request.first
+        first = dict(reversed(x.request.fields))  # of a repeated field the first counts
         for rule in self._rules:
             if _matches(rule, x.path, model, first):
                 return rule.cls
         return None
+
+
+def _end_by(x: Exchange, instant: float) -> None:
+    """All of `x` ends then, or when its caller said, whichever is earlier."""
+    x.deadline = instant if x.deadline is None else min(x.deadline, instant)
+    x.last_byte_by = instant if x.last_byte_by is None else min(x.last_byte_by, instant)
 
 
 def _matches(rule: ClassRule, path: str, model: str | None, first: Mapping[bytes, bytes]) -> bool:
@@ -250,9 +278,9 @@ def _matches(rule: ClassRule, path: str, model: str | None, first: Mapping[bytes
     return True
 
 
-def _bare_key(first: Mapping[bytes, bytes]) -> bytes | None:
+def _bare_key(noted: Mapping[bytes, bytes]) -> bytes | None:
     """The API key as it was given out, from the first field that has one."""
-    authorization = first.get(b"authorization")
+    authorization = noted.get(b"authorization")
     if authorization is not None and authorization[:7].lower() == b"bearer ":
         return authorization[7:].strip()
-    return first.get(b"x-api-key") or first.get(b"api-key")
+    return noted.get(b"x-api-key") or noted.get(b"api-key")

@@ -1,107 +1,219 @@
-"""The two ends of a proxy benchmark: an engine that answers at once, and callers that never pause.
+"""The two ends of a benchmark: an engine that answers at once, and callers.
 
-Both are raw protocols on uvloop, so that they cost less than what stands between them.
+Raw protocols that do as little as they can, so that what stands between them is what is busy. All live in one
+process, on one loop: so a caller can tell the engine to go on, and both read the same clock.
+
+What the engine answers stands in the query of the target:
+
+    (none)      1 KB of JSON
+    ?stream     a chunk 50 times a second, for ever; all streams at the same instant, as an engine's steps are
+    ?trickle    the same, once a second, spread over the second
+    ?once       a stream of one chunk
+    ?turn=KEY   a stream whose next chunk comes when `Engine.turn(KEY)` says so
 """
 
 import asyncio
-import sys
-from typing import cast
-
-import uvloop
+import re
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Final, cast
 
 from tests.bench.hot_path import ANSWER, CHUNK, REQUEST, STREAM_HEAD
 
-STREAM_REQUEST = REQUEST.replace(b"POST /v1/chat/completions", b"POST /v1/chat/completions?stream")
-CHUNKS_PER_S = 50
-LAST = b"0\r\n\r\n"
+HOST: Final = "127.0.0.1"
+STEPS_PER_S: Final = 50
+LAST: Final = b"0\r\n\r\n"
+_BACKLOG: Final = 65536  # of chunks that one stream's proxy did not take; more are left out
+_ANSWER_BODY: Final = len(ANSWER) - ANSWER.index(b"\r\n\r\n") - 4
+_FIELDS: Final = REQUEST[: REQUEST.index(b"content-length:")]
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
+_ACCEPTED: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n"
+# A prompt as JSON has it: with escapes, which make a decoder copy.
+_PROSE: Final = b'The \\"engine\\" answers in turn,\\nand the callers wait. '
 
 
-class Engine(asyncio.Protocol):
-    """Answers every request at once; a streamed one with 50 chunks a second until the end of time."""
+def post(query: bytes = b"", size: int = 1024) -> bytes:
+    """A chat completion with a body of `size` bytes; it asks for a stream if there is a query."""
+    start = b'{"model":"m","max_tokens":64,"stream":%b,"messages":[{"role":"user","content":"' % (
+        b"true" if query else b"false"
+    )
+    end = b'"}]}'
+    sentences, rest = divmod(size - len(start) - len(end), len(_PROSE))
+    fields = _FIELDS.replace(b" HTTP/1.1", query + b" HTTP/1.1", 1)
+    return b"%bcontent-length: %d\r\n\r\n%b" % (fields, size, start + _PROSE * sentences + b"x" * rest + end)
 
-    streams: set["Engine"]
+
+class Engine:
+    """A model server on loopback, and a collector of traces beside it."""
+
+    def __init__(self) -> None:
+        self.answers = 0
+        self._turns: dict[bytes, asyncio.Transport] = {}
+        self._steady: set[asyncio.Transport] = set()
+        self._slow: list[set[asyncio.Transport]] = [set() for _ in range(STEPS_PER_S)]
+
+    async def start(self) -> tuple[int, int]:
+        """Listen; the ports of the engine and of the collector."""
+        return await _listen(lambda: _Answering(self)), await _listen(_Collecting)
+
+    async def step(self) -> None:
+        """Write the chunks of the streams that have a rate, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            for slot in self._slow:
+                due = loop.time() + 1 / STEPS_PER_S
+                for stream in (*self._steady, *slot):
+                    if stream.get_write_buffer_size() < _BACKLOG:
+                        stream.write(CHUNK)
+                await asyncio.sleep(max(0.0, due - loop.time()))
+
+    def turn(self, key: bytes) -> None:
+        """Write the next chunk of that stream."""
+        self._turns[key].write(CHUNK)
+
+    def answer(self, target: bytes, to: asyncio.Transport) -> None:
+        self.answers += 1
+        kind, _, key = target.partition(b"?")[2].partition(b"=")
+        if not kind:
+            to.write(ANSWER)
+        elif kind == b"once":
+            to.write(STREAM_HEAD + CHUNK + LAST)
+        else:
+            to.write(STREAM_HEAD + CHUNK)
+            if kind == b"stream":
+                self._steady.add(to)
+            elif kind == b"trickle":
+                min(self._slow, key=len).add(to)
+            else:
+                self._turns[key] = to
+
+    def forget(self, stream: asyncio.Transport) -> None:
+        for streams in (self._steady, *self._slow):
+            streams.discard(stream)
+
+
+async def _listen(connection: Callable[[], asyncio.Protocol]) -> int:
+    server = await asyncio.get_running_loop().create_server(connection, HOST, 0, backlog=4096)
+    return cast(int, server.sockets[0].getsockname()[1])
+
+
+class _Answering(asyncio.Protocol):
+    """A connection of the engine: takes one request after another, and keeps no byte of a body."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.head = b""
+        self.left = 0  # bytes of the body that are still to come
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.pending = b""
 
     def data_received(self, data: bytes) -> None:
-        self.pending += data
-        while True:
-            head, end, rest = self.pending.partition(b"\r\n\r\n")
-            if not end:
+        if self.left:
+            self.left -= len(data)
+        else:
+            self.head += data
+            end = self.head.find(b"\r\n\r\n") + 4
+            if end < 4:
                 return
-            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-            if len(rest) < length:
-                return
-            self.pending = rest[length:]
-            if b"?stream" in head[:64]:
-                self.transport.write(STREAM_HEAD)
-                self.streams.add(self)
-            else:
-                self.transport.write(ANSWER)
+            length = _LENGTH.search(self.head, 0, end)
+            self.left = (int(length[1]) if length else 0) - (len(self.head) - end)
+            self.head = self.head[:end]
+        if self.left < 0:
+            raise ValueError("more came than one request: its framing was not understood")
+        if self.left == 0:
+            head, self.head = self.head, b""
+            self.engine.answer(head.split(b" ", 2)[1], self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.streams.discard(self)
+        self.engine.forget(self.transport)
 
 
-async def serve() -> None:
-    loop = asyncio.get_running_loop()
-    Engine.streams = set()
-    server = await loop.create_server(Engine, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    while True:
-        due = loop.time() + 1 / CHUNKS_PER_S
-        for stream in list(Engine.streams):
-            stream.transport.write(CHUNK)
-        await asyncio.sleep(max(0.0, due - loop.time()))
+class _Collecting(asyncio.Protocol):
+    """Accepts spans unread; Envoy sends them chunked."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        head, _, body = self.received.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        if self.received.endswith(b"\r\n" + LAST) if length is None else len(body) >= int(length[1]):
+            self.received = b""
+            self.transport.write(_ACCEPTED)
 
 
 class Caller(asyncio.Protocol):
-    """Sends the next request when the answer to the last is whole."""
+    """A keep-alive connection that sends the same request whenever it is told.
 
-    done = 0
+    `then(caller, waited)` is called when the answer is whole; `waited` is in seconds.
+    """
+
+    def __init__(self, request: bytes, then: Callable[[Any, Any], None]) -> None:
+        self.request = request
+        self.then = then
+        self.pending = b""
+        self.since = 0.0
+        self.trouble = ""
+        self.leaving = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+
+    def ask(self, since: float | None = None) -> None:
+        """Send the request; what it waits is counted from `since`, or from this instant."""
+        self.since = perf_counter() if since is None else since
+        self.transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        if self.pending:
+            data = self.pending + data
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4 or len(data) - end < _ANSWER_BODY:
+            self.pending = data
+            return
         self.pending = b""
-        self.transport.write(REQUEST)
+        if self.is_success(data):
+            self.then(self, perf_counter() - self.since)
+
+    def is_success(self, head: bytes) -> bool:
+        """A proxy that refuses is not a fast proxy: its caller says so, and asks no more."""
+        if not head.startswith(b"HTTP/1.1 200"):
+            self.trouble = head.split(b"\r\n", 1)[0].decode("latin-1")
+        return not self.trouble
+
+    def leave(self) -> None:
+        self.leaving = True
+        self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.leaving:
+            self.trouble = self.trouble or "the connection was closed"
+
+
+class FirstByte(Caller):
+    """Takes short streams; `waited` is until the first chunk."""
 
     def data_received(self, data: bytes) -> None:
+        arrived = perf_counter()
+        if not self.pending and not self.is_success(data):
+            return
+        if b"data: " in data:
+            self.waited = arrived - self.since
         self.pending += data
-        head, end, rest = self.pending.partition(b"\r\n\r\n")
-        if end and len(rest) >= 1024:
-            assert head.startswith(b"HTTP/1.1 200"), head
-            Caller.done += 1
+        if self.pending.endswith(LAST):
             self.pending = b""
-            self.transport.write(REQUEST)
+            self.then(self, self.waited)
 
 
-class Listener(asyncio.Protocol):
-    """Takes a stream."""
-
-    done = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast(asyncio.Transport, transport).write(STREAM_REQUEST)
+class Listener(Caller):
+    """Takes one stream; `then(caller, chunks)` is called with the number of chunks in each piece."""
 
     def data_received(self, data: bytes) -> None:
-        Listener.done += data.count(b"data: ")
-
-
-async def call(kind: type[Caller] | type[Listener], port: int, connections: int) -> None:
-    """Load `port`; says on stdout how much was done whenever a line comes on stdin."""
-    loop = asyncio.get_running_loop()
-    for _ in range(connections):
-        await loop.create_connection(kind, "127.0.0.1", port)
-    print("ready", flush=True)
-    while await loop.run_in_executor(None, sys.stdin.readline):
-        print(kind.done, flush=True)
-
-
-if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["engine"]:
-            uvloop.run(serve())
-        case [kind, port, connections]:
-            uvloop.run(call({"requests": Caller, "streams": Listener}[kind], int(port), int(connections)))
+        if not self.pending and not self.is_success(data):
+            return
+        self.pending = b"."
+        if chunks := data.count(b"data: "):
+            self.then(self, chunks)

@@ -7,7 +7,7 @@ from sidecar import errors
 
 README = Path(__file__).parents[2] / "README.md"
 # Accepted words whose part is not built, and the one that nobody is told.
-NOT_SHOWN = {"rate_limited", "exceeds_quota", "preempted", "loop", "client_gone"}
+NOT_SHOWN = {"rate_limited", "exceeds_quota", "preempted", "client_gone"}
 
 
 def test_the_table_of_refusals_is_that_of_the_code() -> None:

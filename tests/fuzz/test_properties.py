@@ -23,8 +23,8 @@ class Deaf(RequestReader):
     def feed(self, data: bytes) -> None:
         super().feed(data)
         for request in self.requests:
-            del request.fields[1:]
-            request.first = dict(request.fields)
+            del request.lines[1:]
+            request.noted = dict(request.fields)
 
 
 class Impatient(RequestReader):

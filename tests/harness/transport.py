@@ -47,6 +47,7 @@ class FakeTransport(asyncio.Transport):
         self.lost = False  # the protocol was told that the connection is gone
         self.congested = False
         self.slow = False  # the next write fills the buffers
+        self.dead = False  # the next write finds that the peer has gone, before anybody was told
         self.room = math.inf  # bytes that may lie unread before they are full
         protocol.connection_made(self)
 
@@ -60,7 +61,10 @@ class FakeTransport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._check_writable()
-        if not self.aborted:
+        if self.dead and not self.closing:
+            self.closing = True
+            self._lose(BrokenPipeError())
+        elif not self.aborted:
             self._written += data
             if (self.slow or len(self._written) > self.room) and not self.congested:
                 self.congest()

@@ -42,13 +42,18 @@ _STEP_S = 0.25
 
 
 class FakeDialer:
-    """Connects at once; `held`, when the test says so; `refused`, never; `slow`, to a deaf one."""
+    """Connects at once; `held`, when the test says so; `refused`, never; `slow`, to a deaf one.
+
+    `unheard`: nobody answers, so that it gives up when its time is over. `dead`: it breaks when it is used.
+    """
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self.held = False
         self.refused = False
         self.slow = False
+        self.unheard = False
+        self.dead = False
         self.hangs_up = False  # the engine, as soon as it is connected
         self.waiting: list[Callable[[], None]] = []
 
@@ -59,6 +64,9 @@ class FakeDialer:
         made: Callable[[], Upstream],
         then: Callable[[Upstream | None], None],
     ) -> None:
+        if self.unheard:
+            self._wire.timers.after(timeout_s, then, None)
+            return
         (self.waiting if self.held else self._wire.soon).append(lambda: self._end(endpoint, made, then))
 
     def go_on(self) -> None:
@@ -76,6 +84,7 @@ class FakeDialer:
         upstream = made()
         transport = FakeTransport(upstream, self._wire.soon)
         transport.slow = self.slow
+        transport.dead = self.dead
         self._wire.engines.append(Engine(self._wire, transport, endpoint))
         if self.hangs_up:
             transport.close()
@@ -170,6 +179,12 @@ class Client:
         return answer
 
     @property
+    def has_news(self) -> bool:
+        """Something came that nobody has looked at."""
+        self._came += self.transport.take()
+        return bool(self._came)
+
+    @property
     def is_over(self) -> bool:
         """The sidecar has closed its side in good order."""
         return (self.transport.closing or self.transport.eof_written) and not self.transport.aborted
@@ -186,15 +201,17 @@ class Client:
 
 
 class Wire:
-    """One sidecar. `config` is added to a minimal configuration."""
+    """One sidecar. `config` is added to a minimal configuration; `engine` is an address."""
 
-    def __init__(self, config: str = "", *, script: Script | None = None) -> None:
+    def __init__(
+        self, config: str = "", *, script: Script | None = None, engine: str = "127.0.0.1:8000"
+    ) -> None:
         self.soon: deque[Callable[[], None]] = deque()
         self.clock = FakeClock()
         self.dialer = FakeDialer(self)
         self.engines: list[Engine] = []
         self.script = script
-        self.plane = Plane(_config(config), "test", self.clock, self.dialer)
+        self.plane = Plane(_config(config, engine), "test", self.clock, self.dialer)
         self.plane.context.has_left = lambda transport: transport.peer_has_left  # type: ignore[attr-defined]
         self.lifecycle = self.plane.lifecycle
         self.timers = self.plane.timers
@@ -275,8 +292,8 @@ def post_chunked(path: str, *pieces: bytes, last: bool = True) -> bytes:
     return get(path, "transfer-encoding: chunked", method="POST") + body + (b"0\r\n\r\n" if last else b"")
 
 
-def _config(text: str) -> Config:
-    return decode(f"engine: {{address: '127.0.0.1:8000'}}\n{text}", {})
+def _config(text: str, engine: str = "127.0.0.1:8000") -> Config:
+    return decode(f"engine: {{address: '{engine}'}}\n{text}", {})
 
 
 class _Errors(logging.Handler):

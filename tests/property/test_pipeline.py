@@ -30,7 +30,7 @@ class Nobody:
 
 
 def exchange(pipeline: Pipeline) -> Exchange:
-    return Exchange(Request(b"GET", b"/", "1.1", [], True), Nobody(), pipeline, TIMEOUTS, 0.0)
+    return Exchange(Request(b"GET", b"/", "1.1"), Nobody(), pipeline, TIMEOUTS, 0.0)
 
 
 class Recorder(Stage):

@@ -59,7 +59,6 @@ UNBUILT: Final = {
     "rate_limited": "limits",
     "exceeds_quota": "limits",
     "preempted": "admission by class",
-    "loop": "spilling to peers",
 }
 
 

@@ -7,18 +7,20 @@ import pytest
 from sidecar import errors
 from sidecar.errors import Refusal
 from sidecar.exchange import Exchange, Reply
+from sidecar.http1.encode import Date
 from sidecar.http1.request import Request
 from sidecar.http1.response import ResponseHead
 from sidecar.net.answers import engine_head, interim_head, own_answer
 from tests.harness.wire import Answer, Wire, read_answer
 
+DATE = Date(lambda: 784111777.5)
 REFUSALS = [value for value in vars(errors).values() if isinstance(value, Refusal)]
 
 
 def exchange(*, openai: bool = True, method: bytes = b"POST") -> Exchange:
     wire = Wire()
     client, context = wire.client().downstream, wire.context
-    request = Request(method, b"/", "1.1", [], True)
+    request = Request(method, b"/", "1.1")
     x = Exchange(request, client, context.pipeline, context.timeouts, 0.0)
     x.request_id = b"id"
     x.is_openai = openai
@@ -26,7 +28,7 @@ def exchange(*, openai: bool = True, method: bytes = b"POST") -> Exchange:
 
 
 def refused(reply: Reply, *, status: int | None = None, close: bool = False) -> Answer:
-    data = own_answer(exchange(), reply, status or reply.refusal.status, close=close)
+    data = own_answer(exchange(), reply, status or reply.refusal.status, DATE, close=close)
     answer, rest = read_answer(data)
     assert answer.complete
     assert rest == b""
@@ -38,6 +40,7 @@ def test_every_refusal_says_why_and_whether_to_return(refusal: Refusal) -> None:
     vain, invited = refused(Reply(refusal)), refused(Reply(refusal, retry_after_s=1.2341))
     assert vain.reason == refusal.reason
     assert vain[b"x-request-id"] == b"id"
+    assert vain[b"date"] == b"Sun, 06 Nov 1994 08:49:37 GMT"
     assert (b"x-headgate-elsewhere" in vain) == refusal.elsewhere
     assert (b"x-envoy-ratelimited" in vain) == (refusal.status == 429)
     assert (b"x-should-retry" in vain) == refusal.inviting
@@ -58,7 +61,7 @@ def test_a_refusal_in_another_words_and_status() -> None:
 
 def test_elsewhere_than_on_openai_paths_it_is_plain() -> None:
     x = exchange(openai=False)
-    answer, _ = read_answer(own_answer(x, Reply(errors.FORBIDDEN), 403, close=False))
+    answer, _ = read_answer(own_answer(x, Reply(errors.FORBIDDEN), 403, DATE, close=False))
     assert answer.body == b"This path is not open to callers.\n"
     assert b"connection" not in answer
     assert x.bytes_out == len(answer.body)
@@ -66,7 +69,7 @@ def test_elsewhere_than_on_openai_paths_it_is_plain() -> None:
 
 def test_head_gets_the_length_alone() -> None:
     answer, rest = read_answer(
-        own_answer(exchange(method=b"HEAD"), Reply(errors.FORBIDDEN), 403, close=False), b"HEAD"
+        own_answer(exchange(method=b"HEAD"), Reply(errors.FORBIDDEN), 403, DATE, close=False), b"HEAD"
     )
     assert rest == b""
     assert int(answer[b"content-length"]) > 0
@@ -75,10 +78,10 @@ def test_head_gets_the_length_alone() -> None:
 def test_where_the_time_went() -> None:
     x = exchange()
     x.waited, x.dispatched, x.responded = 0.0125, 2.0, 2.25
-    head = engine_head(x, ResponseHead(200, [(b"content-length", b"3")], True), chunked=False, close=False)
-    assert b"\r\nserver-timing: limit;dur=0, queue;dur=12.5, upstream;dur=250.0\r\n" in head
+    head = engine_head(x, ResponseHead(200, "1.1", [b"content-length: 3"]), DATE, chunked=False, close=False)
+    assert b"\r\nserver-timing: limit;dur=0, queue;dur=12.5, upstream;dur=250.0\r\n" in b"".join(head)
 
 
 def test_an_interim_head_is_stripped_too() -> None:
-    fields = [(b"link", b"a"), (b"connection", b"x"), (b"x", b"y"), (b"x-headgate-reason", b"z")]
-    assert interim_head(ResponseHead(103, fields, True)) == b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n"
+    lines = [b"link: a", b"connection: x", b"x: y", b"x-headgate-reason: z"]
+    assert interim_head(ResponseHead(103, "1.1", lines)) == b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n"

@@ -79,7 +79,7 @@ def test_of_those_who_are_turned_away_many_are_cut_without_a_word() -> None:
 
 
 def test_small_pieces_cost_little_more_than_their_bytes() -> None:
-    request = Request(b"POST", b"/", "1.1", [], True)
+    request = Request(b"POST", b"/", "1.1")
     tracemalloc.start()
     for i in range(100_000):
         request.add(b"%02d" % (i % 100))

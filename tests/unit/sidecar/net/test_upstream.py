@@ -91,7 +91,8 @@ def test_an_answer_passes_with_where_the_time_went() -> None:
     assert first.answer(b"POST")[b"server-timing"] == b"limit;dur=0, queue;dur=0.0, upstream;dur=2000.0"
     second << (
         b"HTTP/1.1 200 OK\r\nx-model: m\r\nserver-timing: gpu;dur=1\r\ncontent-length: 1\r\n"
-        b"via: 1.1 headgate\r\nx-request-id: 00000000000000000000000000000002\r\n"
+        b"via: 1.1 headgate\r\ndate: Tue, 14 Nov 2023 22:30:02 GMT\r\n"
+        b"x-request-id: 00000000000000000000000000000002\r\n"
         b"server-timing: limit;dur=0, queue;dur=2000.0, upstream;dur=500.0\r\n\r\n2"
     )
 
@@ -118,14 +119,14 @@ def test_an_engine_that_leaves_before_its_answer(end: End) -> None:
     wire.assert_at_rest()
 
 
-@pytest.mark.parametrize("end", End)
-def test_the_end_of_the_connection_may_end_the_answer(end: End) -> None:
+@pytest.mark.parametrize(("end", "complete"), [(End.CLOSE, True), (End.RESET, False)])
+def test_the_end_of_the_connection_may_end_the_answer_and_a_reset_may_not(end: End, complete: bool) -> None:
     wire = Wire()
     client = wire.client() >> get()
     wire.engine >> answer(b"200 OK", b"abc") >> b"def" >> end
     seen = client.answer()
-    assert (seen.body, seen.complete) == (b"abcdef", True)
-    assert client.is_open
+    assert (seen.body, seen.complete) == (b"abcdef", complete)
+    assert client.is_open is complete
     assert len(wire.context.connections) == 0
 
 

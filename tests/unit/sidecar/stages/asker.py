@@ -4,7 +4,7 @@ from sidecar.config import decode
 from sidecar.exchange import Exchange, Reply
 from sidecar.flow.budget import Budget
 from sidecar.http1.forwarded import Trust
-from sidecar.http1.request import Request
+from sidecar.http1.request import FIELDS, Request
 from sidecar.lifecycle import Lifecycle
 from sidecar.llm.models import Catalog
 from sidecar.net.timers import Timers
@@ -70,9 +70,10 @@ class Asker:
 
         `ago_s`: it came so long ago, and waited behind another one on its connection.
         """
-        pairs = [field.encode("latin-1").partition(b": ") for field in fields]
-        head = [(name, value) for name, _, value in pairs]
-        request = Request(method.encode(), target.encode("latin-1"), "1.1", head, True)
+        lines = [field.encode("latin-1") for field in fields]
+        start = f"{method} {target} HTTP/1.1".encode("latin-1")
+        head = start, lines, *FIELDS.read(lines)
+        request = Request(method.encode(), target.encode("latin-1"), "1.1", *head)
         request.length = len(body) if length == -1 else length
         arrived = self.clock.now() - ago_s
         x = Exchange(request, FakeClient(peer), pipeline or self.pipeline, Timeouts(), arrived)

@@ -74,9 +74,10 @@ class Behind(Stage):
     """A later stage, which refuses or fails when it is told to."""
 
     def on_request(self, x: Exchange) -> Verdict:
-        if x.request.first.get(b"then") == b"fail":
+        then = dict(x.request.fields).get(b"then")
+        if then == b"fail":
             raise ZeroDivisionError
-        return Reply(STALLED) if x.request.first.get(b"then") == b"refuse" else None
+        return Reply(STALLED) if then == b"refuse" else None
 
 
 def engine_answers(desk: Desk) -> Exchange:
