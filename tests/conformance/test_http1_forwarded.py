@@ -165,6 +165,15 @@ def test_rule_01_every_line_of_connection_counts() -> None:
     assert {b"x-one", b"x-two", b"connection"}.isdisjoint({name for name, _ in came.fields})
 
 
+@pytest.mark.parametrize("listed", ["X_Hop", "x-hop, x_hop", "x_hop , close"])
+def test_rule_01_a_name_with_an_underscore_can_be_named_too(listed: str) -> None:
+    wire = Wire()
+    client = wire.client() >> get("/", f"connection: {listed}", "x_hop: 1")
+    assert names(wire) == OURS
+    wire.engine >> ok(b"", b"connection: " + listed.encode(), b"x_hop: 1")
+    assert b"x_hop" not in client.answer()
+
+
 def test_rule_02_te_is_not_offered_on() -> None:
     """Trailers end here, so the engine must not be told that somebody wants them."""
     wire = Wire()
