@@ -93,7 +93,8 @@ def broken_off(rest: bytes) -> None:
 
 
 HOPELESS = [
-    b"1\n", b"1;a\n", b"1;a\rb", b"1;a\0", b"1\r\na\n", b"0\r\n\n", b"0\r\na: b\n", b"0\r\na: \0", b"0\r\n\rx",
+    b"1\n", b"1;a\n", b"1;a\rb", b"1;a\0", b"1\r\na\n", b"0\r\n\n", b"0\r\na: b\n", b"0\r\na: \0",
+    b"0\r\n\rx",
 ]  # fmt: skip
 
 
