@@ -223,6 +223,8 @@ def test_the_gauges_show_what_there_is() -> None:
         "upstream": 2,
         "buffered_bytes": 500,
         "loop_lag_seconds": 0.25,
+        "timers": 5 + 2 + 3,  # of clients, of connections to the engine, of those who wait
+        "event_loop_tasks": 0,  # the loop's owner knows them
         "ready": 1,
         "access_log_dropped_lines": 0,
     }
