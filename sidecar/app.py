@@ -65,6 +65,7 @@ class App:
         self._stop = asyncio.Event()
         config, plane = self.plane.config, self.plane
         self._announce(config)
+        plane.metrics.gauge("headgate_event_loop_tasks", lambda: len(asyncio.all_tasks(self._loop)))
         self._tick(plane.clock.now())
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks

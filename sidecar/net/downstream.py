@@ -69,6 +69,7 @@ class Downstream(asyncio.Protocol):
         "_failure",
         "_heard",
         "_looking",
+        "_placed",
         "_proceeding",
         "_reader",
         "_reading",
@@ -93,6 +94,7 @@ class Downstream(asyncio.Protocol):
         self._closing = False
         self._congested_since = 0.0
         self._turned_away = False
+        self._placed = False  # it counts among the connections of its address
         self._looking = False  # for a client that leaves while nobody reads
         self._heard = 0.0
         self._began = 0.0  # the wait for the client: for a request, its head's rest, or more of its body
@@ -125,12 +127,27 @@ class Downstream(asyncio.Protocol):
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         self._heard = self._began = context.clock.now()
         self._timer = context.timers.after(self._every(), self._check, None)
-        if len(context.clients) < context.max_connections:
+        if len(context.clients) >= context.max_connections:
+            self._turn_away("try another pod")
+        elif not self._has_place():
+            self._turn_away(f"at most {context.places.limit} for each address")
+        else:
             context.clients.add(self)
-        elif context.turned_away < _MAX_TURNED_AWAY:
+
+    def _has_place(self) -> bool:
+        """Whether there is room for its address. A proxy's carries many callers, a unix socket has none."""
+        peer, context = self.peer, self._context
+        if not peer or context.trust.covers(peer):
+            return True
+        self._placed = context.places.take(peer)
+        return self._placed
+
+    def _turn_away(self, why: str) -> None:
+        context = self._context
+        if context.turned_away < _MAX_TURNED_AWAY:
             self._turned_away = True
             context.turned_away += 1  # apart: who is on the way out must not keep others out
-            self._failure = ProtocolError(TOO_MANY_CONNECTIONS, "try another pod")
+            self._failure = ProtocolError(TOO_MANY_CONNECTIONS, why)
             self._proceed()
         else:
             self._transport.abort()
@@ -163,6 +180,8 @@ class Downstream(asyncio.Protocol):
         self._timer.cancel()
         self._context.clients.discard(self)
         self._context.turned_away -= self._turned_away
+        if self._placed:
+            self._context.places.give_back(self.peer)
         x = self._x
         if x is not None:
             self._x = None

@@ -52,6 +52,11 @@ class Timers:
         self._tick = int(now() / TICK_S)
         self._buckets: dict[int, dict[Timer, None]] = {}
 
+    @property
+    def pending(self) -> int:
+        """How many calls are to come. Safe to ask from any thread."""
+        return sum(map(len, list(self._buckets.values())))
+
     def after(self, seconds: float, call: Callable[[Any], None], arg: object) -> Timer:
         """Call `call(arg)` in `seconds`, or up to two ticks later."""
         due = max(int((self._now() + seconds) / TICK_S), self._tick) + 1

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from sidecar.clock import Alarms, Clock
     from sidecar.flow.budget import Budget
     from sidecar.http1.forwarded import Trust
-    from sidecar.http1.request import Request
     from sidecar.lifecycle import Lifecycle
     from sidecar.llm.models import Catalog
     from sidecar.settings import ClassRule, Config, Tenant
@@ -91,7 +90,7 @@ class Identify(Stage):
         x.path = route.path
         x.is_work = route.is_work
         x.is_openai = route.is_openai
-        reply = self._turned_away(request)
+        reply = self._turned_away(x)
         if reply is not None:
             return reply
         if denied:
@@ -114,11 +113,14 @@ class Identify(Stage):
             x.client.want_body(x)
         return None
 
-    def _turned_away(self, request: Request) -> Reply | None:
+    def _turned_away(self, x: Exchange) -> Reply | None:
         """The answer to what cannot be served here, whoever asks."""
+        request, lifecycle = x.request, self._lifecycle
         noted = request.noted
-        if self._lifecycle.draining:
+        if lifecycle.draining:
             return Reply(DRAINING, retry_after_s=self._clock.jitter(1.0, 0.2))
+        if lifecycle.lagging and x.is_work:  # what is queued now would make everybody later still
+            return Reply(OVERLOADED, retry_after_s=self._clock.jitter(1.0, 0.2))
         via = noted.get(b"via")
         if via is not None and via.count(PSEUDONYM) > _MAX_ROUNDS:
             return Reply(LOOP)

@@ -32,6 +32,8 @@ GaugeName = Literal[
     "headgate_connections",
     "headgate_buffered_bytes",
     "headgate_loop_lag_seconds",
+    "headgate_timers",
+    "headgate_event_loop_tasks",
     "headgate_ready",
     "headgate_access_log_dropped_lines",
 ]
@@ -67,6 +69,8 @@ GAUGES: Final[dict[GaugeName, Metric]] = {
     "headgate_connections": Metric("headgate_connections", "Open connections", ("side",)),
     "headgate_buffered_bytes": Metric("headgate_buffered_bytes", "Bytes of request bodies held in memory"),
     "headgate_loop_lag_seconds": Metric("headgate_loop_lag_seconds", "How late the event loop runs"),
+    "headgate_timers": Metric("headgate_timers", "Time-outs that are watched; none at rest"),
+    "headgate_event_loop_tasks": Metric("headgate_event_loop_tasks", "Tasks of the event loop: few at rest"),
     "headgate_ready": Metric("headgate_ready", "1 when this pod wants traffic"),
     "headgate_access_log_dropped_lines": Metric(
         "headgate_access_log_dropped_lines", "Lines the access log lost because its reader was too slow"
