@@ -15,7 +15,7 @@ from tests.bench.rounds import KB, US, Bench, Values, in_turns
 
 async def python(bench: Bench) -> list[Figure]:
     """The sidecar without sockets, as a ratio to httptools on the same bytes."""
-    run = hot_path.run(bench.some(15), bench.some(2000))
+    run = hot_path.run(bench.some(50))
     return [
         Figure("request ÷ httptools", "x", {SUBJECT: run.ratios}, Budget(8, aim=5)),
         Figure("request", "µs", {SUBJECT: run.requests, "httptools": run.floors}),
