@@ -235,6 +235,7 @@ class Downstream(asyncio.Protocol):
     def _begin(self, request: Request, refused: Reply | None = None) -> None:
         context = self._context
         x = Exchange(request, self, context.pipeline, context.timeouts, self._heard)
+        x.client_ip = self.peer
         x.refusal = refused
         self._x = x
         if not request.complete:
@@ -296,8 +297,14 @@ class Downstream(asyncio.Protocol):
         if x.request.version == "1.1":
             self._transport.write(lines)
 
-    def relay(self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool) -> None:
+    def relay(
+        self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool, chunks: bytes = b""
+    ) -> None:
         """Pass on what came of the engine's answer, in one write."""
+        if chunks and self._chunked:  # a streamed token: framed as it is to be already
+            x.bytes_out += len(data)
+            self._transport.write(chunks)
+            return
         parts = [] if head is None else self._answer_head(x, head)
         if data:
             x.bytes_out += len(data)
@@ -380,8 +387,10 @@ class Downstream(asyncio.Protocol):
         if self._closing:
             self._hang_up()
             return
-        self.read_on(True)
-        self._proceed()
+        if not self._reading:
+            self.read_on(True)
+        if self._reader.requests or self._failure is not None:
+            self._proceed()
 
     def _wait_anew(self) -> None:
         """The client could not have done anything before this."""

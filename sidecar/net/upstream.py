@@ -110,12 +110,13 @@ class Upstream(asyncio.Protocol):
             if head is None:
                 return
         body = reader.take()
-        if body and not x.pipeline.data(x, body):
+        if body and x.pipeline.sees_data and not x.pipeline.data(x, body):
             return
-        complete = reader.complete
-        if complete:
+        if reader.complete:
             self._detach(head or reader.head)
-        x.client.relay(x, head, body, complete)
+            x.client.relay(x, head, body, True)
+        else:
+            x.client.relay(x, head, body, False, data if reader.whole_chunks else b"")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
