@@ -86,7 +86,9 @@ async def _streamed(
 
     names = [b"%d" % i for i in range(streams)]
     asked = [post(b"?turn=" + name if in_turn else b"?stream") for name in names]
+    bench.engine.holds = True  # else the first would keep everybody busy while the last are opened
     async with streaming(proxy.port, asked, hear) as listeners:
+        bench.engine.holds = False
         keys.update(zip(listeners, names, strict=True))
         if in_turn:
             for name in names:

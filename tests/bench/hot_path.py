@@ -60,6 +60,8 @@ class Transport:
     def writelines(self, parts: Any) -> None:
         self.written += sum(map(len, parts))
 
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
     def is_closing(self) -> bool:
         return False
 

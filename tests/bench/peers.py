@@ -48,6 +48,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.answers = 0
+        self.holds = False  # streams have their first chunk, and no other yet
         self._turns: dict[bytes, asyncio.Transport] = {}
         self._steady: set[asyncio.Transport] = set()
         self._slow: list[set[asyncio.Transport]] = [set() for _ in range(STEPS_PER_S)]
@@ -62,7 +63,7 @@ class Engine:
         while True:
             for slot in self._slow:
                 due = loop.time() + 1 / STEPS_PER_S
-                for stream in (*self._steady, *slot):
+                for stream in () if self.holds else (*self._steady, *slot):
                     if stream.get_write_buffer_size() < _BACKLOG:
                         stream.write(CHUNK)
                 await asyncio.sleep(max(0.0, due - loop.time()))
