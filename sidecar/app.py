@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from importlib.metadata import version
@@ -76,6 +77,9 @@ class App:
                 self.listener.stop_accepting()
             self._watch_engine()
             self._start_health()
+            # What is here now stays: a full collection need not look at its 30,000 objects, some 10 ms, again.
+            gc.collect()
+            gc.freeze()
             plane.lifecycle.serving = True
             chores = tasks.create_task(self._chores())
             self._listen_to_signals()
