@@ -77,7 +77,7 @@ class App:
                 self.listener.stop_accepting()
             self._watch_engine()
             self._start_health()
-            # What is here now stays: a full collection need not look at its 30,000 objects, some 10 ms, again.
+            # What is here now stays: no full collection need look at its 30,000 objects again, for 10 ms.
             gc.collect()
             gc.freeze()
             plane.lifecycle.serving = True

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LONGEST_S: Final = 86_400.0
-TIMES: Final = (b"x-request-timeout-ms", b"grpc-timeout", b"x-stainless-read-timeout")
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 

@@ -157,7 +157,7 @@ class Upstream(asyncio.Protocol):
         self._x = x
         x.upstream = self
         self._begun = self._head_seen = False
-        self._heard = self._context.clock.now()
+        self._heard = x.dispatched
         self._reader.expect(x.request.method)
         if x.client.is_congested:
             self.pause()

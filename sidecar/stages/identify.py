@@ -26,7 +26,7 @@ from sidecar.errors import (
 )
 from sidecar.exchange import PARKED, WAITING, Exchange, Reply, Verdict
 from sidecar.http1.fields import PSEUDONYM
-from sidecar.llm.patience import TIMES, elapsed_s, patience_s
+from sidecar.llm.patience import elapsed_s, patience_s
 from sidecar.llm.request import OWN, Route, read
 from sidecar.pipeline import Stage
 
@@ -46,7 +46,6 @@ _MAX_ROUTES: Final = 1024  # distinct request lines remembered
 _MAX_LINE: Final = 256  # longer ones are not worth remembering
 _MAX_REPEAT: Final = 100
 _MAX_ROUNDS: Final = 1  # of a request through here: a peer may have handed it on
-_TELLING: Final = (b"via", b"expect", b"max-forwards")
 _CHALLENGE: Final = b'www-authenticate: Bearer realm="headgate"\r\n'  # RFC 9110 section 15.5.2
 # OPTIONS with Max-Forwards: 0 asks for what the last one on its way can do: nothing in particular.
 _OURS_TO_ANSWER: Final = Refusal("", 200, "")
@@ -94,7 +93,13 @@ class Identify(Stage):
         x.is_openai = route.is_openai
         lifecycle = self._lifecycle
         # Few requests need the closer look.
-        if lifecycle.draining or lifecycle.lagging or not noted.keys().isdisjoint(_TELLING):
+        if (
+            lifecycle.draining
+            or lifecycle.lagging
+            or b"via" in noted
+            or b"expect" in noted
+            or request.goes_no_further
+        ):
             reply = self._turned_away(x)
             if reply is not None:
                 return reply
@@ -196,7 +201,7 @@ class Identify(Stage):
         if repeat != b"0" and repeat.isdigit():
             x.repeat = min(int(repeat[:9]), _MAX_REPEAT)
         x.by_proxy = by_proxy = self._trust.covers(x.client_ip)
-        first_byte_s, last_byte_s = (None, None) if noted.keys().isdisjoint(TIMES) else patience_s(noted)
+        first_byte_s, last_byte_s = patience_s(noted)
         if first_byte_s is not None:
             started = noted.get(b"x-request-start") if by_proxy else None
             origin = x.arrived
