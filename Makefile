@@ -30,7 +30,7 @@ types: $(VENV)/.test
 unit: $(VENV)/.test
 	$(BIN)/pytest -m "not integration and not mutants" $(ARGS)
 
-bench: $(VENV)/.test  ## cost per request, chunk and stream beside Envoy, in 11 minutes; ARGS=--help for parts
+bench: $(VENV)/.test  ## cost per request, chunk and stream beside Envoy, in 10 minutes (parts: ARGS=--help)
 	$(BIN)/python -m tests.bench $(ARGS)
 
 fuzz: $(VENV)/.test  ## search for bytes that the HTTP/1.1 readers misread: SECONDS_EACH for each of the two

@@ -43,6 +43,7 @@ class ChunkedReader:
         "_state",
         "_too_large",
         "_trailers",
+        "is_complete",
         "whole",
     )
 
@@ -54,12 +55,8 @@ class ChunkedReader:
         self._partial = b""  # of a line that is not whole yet, or of the CRLF after data
         self._extensions = 0  # bytes
         self._trailers: list[int] = []  # bytes of each
+        self.is_complete = False  # the last chunk and its trailers have come
         self.whole = False  # the last feed was chunks without extensions, from first byte to last
-
-    @property
-    def is_complete(self) -> bool:
-        """The last chunk and its trailers have come."""
-        return self._state == _DONE
 
     def feed(self, data: bytes, at: int, take: Callable[[bytes], object]) -> int:
         """Read `data` from `at`, give `take` the pieces of the body; where the body's bytes end.
@@ -135,6 +132,7 @@ class ChunkedReader:
     def _trailer(self, line: bytes) -> None:
         if not line:
             self._state = _DONE
+            self.is_complete = True
             return
         if LINE.fullmatch(line) is None:
             raise ProtocolError(self._malformed, "invalid trailer field")

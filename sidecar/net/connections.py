@@ -92,7 +92,7 @@ class Connections:
         endpoint = x.endpoint
         assert endpoint is not None
         idle = self._idle.get(endpoint)
-        now, longest = self._context.clock.now(), self._context.timeouts.engine_idle_s
+        now, longest = x.dispatched, self._context.timeouts.engine_idle_s
         while idle:
             upstream = idle.pop()
             rest = now - upstream.idle_since

@@ -36,7 +36,7 @@ from sidecar.http1.encode import CONTINUE, LAST_CHUNK, chunk
 from sidecar.http1.request import Request, RequestReader
 from sidecar.llm.errors import error_event
 from sidecar.net.answers import engine_head, own_answer
-from sidecar.net.sockets import reset_on_close
+from sidecar.net.sockets import reset_on_close, write_at_once
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
@@ -128,6 +128,7 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         context = self._context
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        write_at_once(self._transport)
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         self._heard = self._began = context.clock.now()
@@ -240,6 +241,7 @@ class Downstream(asyncio.Protocol):
     def _begin(self, request: Request, refused: Reply | None = None) -> None:
         context = self._context
         x = Exchange(request, self, context.pipeline, context.timeouts, self._heard)
+        x.client_ip = self.peer
         x.refusal = refused
         self._x = x
         if not request.complete:
@@ -301,8 +303,14 @@ class Downstream(asyncio.Protocol):
         if x.request.version == "1.1":
             self._transport.write(lines)
 
-    def relay(self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool) -> None:
+    def relay(
+        self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool, chunks: bytes = b""
+    ) -> None:
         """Pass on what came of the engine's answer, in one write."""
+        if chunks and self._chunked:  # a streamed token: framed as it is to be already
+            x.bytes_out += len(data)
+            self._transport.write(chunks)
+            return
         parts = [] if head is None else self._answer_head(x, head)
         if data:
             x.bytes_out += len(data)
@@ -386,8 +394,10 @@ class Downstream(asyncio.Protocol):
         if self._closing:
             self._hang_up()
             return
-        self.read_on(True)
-        self._proceed()
+        if not self._reading:
+            self.read_on(True)
+        if self._reader.requests or self._failure is not None:
+            self._proceed()
 
     def _wait_anew(self) -> None:
         """The client could not have done anything before this."""

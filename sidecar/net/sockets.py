@@ -37,6 +37,15 @@ def _is(sock: socket.socket, state: int) -> bool:
     return bool(poll.poll(0))
 
 
+def write_at_once(transport: asyncio.WriteTransport) -> None:
+    """Let each write go straight to the kernel, and `pause_writing` come as soon as it takes no more.
+
+    With a high-water mark uvloop keeps what is written until the end of the loop's turn. For us every
+    write is one event's whole output, so that waiting joins nothing; and a slow peer holds one read at most.
+    """
+    transport.set_write_buffer_limits(high=0)
+
+
 def reset_on_close(transport: asyncio.BaseTransport) -> None:
     """Let the end of the connection be a reset, where an ordinary one would look like success."""
     sock = transport.get_extra_info("socket")

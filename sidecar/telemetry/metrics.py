@@ -129,10 +129,12 @@ class Series:
         """Count a finished exchange. None: it got no byte from an engine, or did not queue."""
         outcomes = self.outcomes
         outcome: tuple[int | str, str] = (status, reason)
+        count = outcomes.get(outcome, 0)
         # An engine may answer with any status; reasons are ours and few.
-        if outcome not in outcomes and len(outcomes) >= _MAX_OUTCOMES:
+        if not count and len(outcomes) >= _MAX_OUTCOMES:
             outcome = ("other", reason)
-        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+            count = outcomes.get(outcome, 0)
+        outcomes[outcome] = count + 1
         self.bytes_out += bytes_out
         self._duration(duration_s)
         if first_byte_s is not None:

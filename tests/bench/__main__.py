@@ -104,8 +104,10 @@ def main() -> int:
     about = machine.describe()
     about["run"] = time.strftime("%Y-%m-%d") + f", {asked.rounds} rounds" + ", quick" * asked.quick
     print(machine_table(about), flush=True)
+    others = machine.others_since()
     with tempfile.TemporaryDirectory(prefix="headgate-bench-") as folder:
         found = uvloop.run(run(asked, Path(folder)))
+    about["others"] = f"{others():.0f} % of all cores' time went to other processes meanwhile"
     if asked.json:
         items = {name: [figure.as_json() for figure in figures] for name, figures in found.items()}
         asked.json.write_text(json.dumps({"machine": about, "items": items}, indent=1) + "\n")
@@ -118,7 +120,8 @@ def main() -> int:
         for figure in figures
         if figure.is_met is False
     ]
-    print(f"\n{SUBJECT}: " + (f"budgets missed: {'; '.join(missed)}" if missed else "no budget was missed"))
+    print(f"\n{about['others']}")
+    print(f"{SUBJECT}: " + (f"budgets missed: {'; '.join(missed)}" if missed else "no budget was missed"))
     return 0
 
 

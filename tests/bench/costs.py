@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from math import nan
 
 from tests.bench import hot_path
 from tests.bench.load import Spent, closed_loop, streaming, watch
@@ -14,7 +15,7 @@ from tests.bench.rounds import KB, US, Bench, Values, in_turns
 
 async def python(bench: Bench) -> list[Figure]:
     """The sidecar without sockets, as a ratio to httptools on the same bytes."""
-    run = hot_path.run(bench.some(15), bench.some(2000))
+    run = hot_path.run(bench.some(50))
     return [
         Figure("request ÷ httptools", "x", {SUBJECT: run.ratios}, Budget(8, aim=5)),
         Figure("request", "µs", {SUBJECT: run.requests, "httptools": run.floors}),
@@ -23,10 +24,10 @@ async def python(bench: Bench) -> list[Figure]:
 
 
 def _each(spent: Spent, what: str) -> dict[str, float]:
-    """Microseconds of CPU for one of what passed, and the parts of that as far as they are known."""
-    unit, cpu = US / spent.count, spent.cpu
-    parts = {f"{what}: user": cpu.user * unit, f"{what}: system": cpu.system * unit}
-    return {what: cpu.total * unit} | (parts if cpu.has_parts else {})
+    """Microseconds of CPU for one of what passed, and the parts of that where they are known."""
+    cpu, unit = spent.cpu, US / spent.count
+    known = unit if cpu.has_parts else nan
+    return {what: cpu.total * unit, f"{what}: user": cpu.user * known, f"{what}: system": cpu.system * known}
 
 
 async def requests(bench: Bench) -> list[Figure]:
@@ -85,7 +86,9 @@ async def _streamed(
 
     names = [b"%d" % i for i in range(streams)]
     asked = [post(b"?turn=" + name if in_turn else b"?stream") for name in names]
+    bench.engine.holds = True  # else the first would keep everybody busy while the last are opened
     async with streaming(proxy.port, asked, hear) as listeners:
+        bench.engine.holds = False
         keys.update(zip(listeners, names, strict=True))
         if in_turn:
             for name in names:
@@ -165,7 +168,7 @@ async def memory(bench: Bench) -> list[Figure]:
             "each stream between": (high - low) / (many - few),
         }
 
-    values = await in_turns(min(bench.rounds, 3), {name: name for name in bench.names}, measure)
+    values = await in_turns(min(bench.rounds, 2), {name: name for name in bench.names}, measure)
     budgets = {"idle": Budget(60), "each stream between": Budget(25)}
     return [
         Figure(what, "KB" if "between" in what else "MB", found, budgets.get(what))

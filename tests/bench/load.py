@@ -8,19 +8,18 @@ good for latency, since whoever waits behind a slow answer is counted too.
 import asyncio
 import contextlib
 import ctypes
-import functools
 import gc
 import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
-from tests.bench.machine import LIBC, Broken, Cpu, cpu
+from tests.bench.machine import LIBC, OURS, Broken, Cpu, cpu, follow
 from tests.bench.peers import HOST, Caller, Listener
 
 _WRK: Final = """
@@ -30,6 +29,8 @@ file:close()
 function request() return raw end
 """
 _SETTLE_S: Final = 0.2
+_BEGIN_WITHIN_S: Final = 10.0
+_AT_ONCE: Final = 50  # streams that begin: more would overrun somebody's queue of new connections
 
 C = TypeVar("C", bound=Caller)
 
@@ -49,29 +50,40 @@ class Spent:
 
 
 async def watch(pids: Sequence[int], count: Callable[[], int], seconds: float) -> Spent:
-    """Measure for so long, after a warm-up of a quarter of it."""
+    """Measure for so long, once it has begun and warmed up for a quarter of that."""
+    await _more(count, count())
     await asyncio.sleep(seconds / 4)
     counted, spent, start = count(), cpu(pids), perf_counter()
     await asyncio.sleep(seconds)
+    await _more(count, counted)
     now, spent, wall_s = count(), cpu(pids) - spent, perf_counter() - start
-    if now == counted:
-        raise Broken("nothing passed")
     return Spent(spent, now - counted, wall_s)
 
 
+async def _more(count: Callable[[], int], than: int) -> None:
+    end = perf_counter() + _BEGIN_WITHIN_S
+    while count() <= than:
+        if perf_counter() > end:
+            raise Broken("nothing passes")
+        await asyncio.sleep(0.005)
+
+
 @contextlib.asynccontextmanager
-async def connected(
-    kind: type[C], port: int, requests: Sequence[bytes], then: Callable[[C, Any], None]
-) -> AsyncIterator[list[C]]:
-    """One caller for each of these requests; none has asked. All leave with the block."""
+async def calling(
+    kind: type[C], port: int, then: Callable[[C, Any], None]
+) -> AsyncIterator[Callable[[bytes], Awaitable[C]]]:
+    """Callers: `await connect(request)` is one more, that has not asked. All leave with the block."""
     loop = asyncio.get_running_loop()
     callers: list[C] = []
+
+    async def connect(request: bytes) -> C:
+        _, caller = await loop.create_connection(lambda: kind(request, then), HOST, port)
+        callers.append(caller)
+        return caller
+
     gc.collect()
     try:
-        for request in requests:
-            _, caller = await loop.create_connection(functools.partial(kind, request, then), HOST, port)
-            callers.append(caller)
-        yield callers
+        yield connect
     finally:
         troubles = {caller.trouble for caller in callers if caller.trouble}
         for caller in callers:
@@ -86,23 +98,22 @@ async def streaming(
     port: int, requests: Sequence[bytes], hear: Callable[[Listener, int], None]
 ) -> AsyncIterator[list[Listener]]:
     """Open streams, one for each of these requests, once all have begun; `hear` is told of later chunks."""
-    begun: set[Listener] = set()
-    complete = asyncio.Event()
+    begun = 0
 
-    def begin(listener: Listener, count: int) -> None:
-        if listener in begun:
-            hear(listener, count)
-        else:
-            begun.add(listener)
-            if len(begun) == len(requests):
-                complete.set()
+    def begin(listener: Listener, _: int) -> None:
+        nonlocal begun
+        begun += 1
+        listener.then = hear
 
-    async with connected(Listener, port, requests, begin) as listeners:
-        for listener in listeners:
-            listener.ask()
-        await complete.wait()
-        for listener in listeners:
-            listener.then = hear
+    async with calling(Listener, port, begin) as connect:
+        listeners: list[Listener] = []
+        for request in requests:
+            while len(listeners) - begun >= _AT_ONCE:
+                await asyncio.sleep(0.001)
+            listeners.append(await connect(request))
+            listeners[-1].ask()
+        while begun < len(listeners):
+            await asyncio.sleep(0.001)
         yield listeners
 
 
@@ -120,6 +131,7 @@ async def closed_loop(port: int, connections: int, request: bytes, folder: Path)
         *("wrk", "-t1", f"-c{connections}", "-d600s", "--timeout", "10s", "-s", str(script)),
         f"http://{HOST}:{port}/",
         stdout=asyncio.subprocess.PIPE,
+        preexec_fn=follow(OURS),
     )
     try:
         yield
@@ -143,9 +155,9 @@ async def waits_closed(port: int, connections: int, request: bytes) -> AsyncIter
         waits.append(waited)
         caller.ask()
 
-    async with connected(Caller, port, [request] * connections, again) as callers:
-        for caller in callers:
-            caller.ask()
+    async with calling(Caller, port, again) as connect:
+        for _ in range(connections):
+            (await connect(request)).ask()
         yield waits
 
 
@@ -172,8 +184,8 @@ async def waits_open(
         else:
             idle.append(caller)
 
-    async with connected(Caller, port, [request] * connections, answered) as callers:
-        idle = deque(callers)
+    async with calling(Caller, port, answered) as connect:
+        idle = deque([await connect(request) for _ in range(connections)])
         due = perf_counter() + interval
 
         def send(turns: int) -> None:

@@ -10,9 +10,10 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,7 @@ _CORES: Final = sorted(os.sched_getaffinity(0))
 OURS: Final = {_CORES[0]}
 MEASURED: Final = {_CORES[-1]}
 LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class Broken(Exception):
@@ -35,6 +37,16 @@ def claim() -> None:
     os.sched_setaffinity(0, OURS)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def follow(cores: set[int]) -> Callable[[], None]:
+    """For a child, before its program: onto these cores with all its threads, and killed if we are."""
+
+    def prepare() -> None:
+        os.sched_setaffinity(0, cores)
+        LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return prepare
 
 
 def most_streams(wanted: int) -> int:
@@ -90,6 +102,25 @@ def resident_kb(pids: Iterable[int]) -> float:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         if line.startswith("Rss:")
     )
+
+
+def others_since() -> Callable[[], float]:
+    """Tells how much of the cores' time from now on is neither ours nor our ended children's, in percent."""
+
+    def used() -> tuple[float, float]:
+        ticks = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        user, nice, system, _idle, _waiting, *interrupts_and_stolen = map(int, ticks)
+        everybody = (user + nice + system + sum(interrupts_and_stolen)) / os.sysconf("SC_CLK_TCK")
+        own = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return everybody - sum(each.ru_utime + each.ru_stime for each in own), time.perf_counter()
+
+    before, start = used()
+
+    def percent() -> float:
+        now, end = used()
+        return max(0.0, (now - before) / (end - start) / (os.cpu_count() or 1) * 100)
+
+    return percent
 
 
 def describe() -> dict[str, str]:

@@ -27,7 +27,7 @@ from mesh import gateway
 from mesh.gateway import Address
 from mesh.local.machine import MissingBinary, find_envoy, free_ports
 from tests.bench.hot_path import CONFIG
-from tests.bench.machine import MEASURED, OURS, Broken
+from tests.bench.machine import MEASURED, Broken, follow
 from tests.bench.peers import HOST
 
 SIDECAR: Final = "sidecar"
@@ -143,19 +143,16 @@ def _site(place: Place) -> Site:
 
 @contextlib.contextmanager
 def _process(command: Command, log: Path) -> Iterator[int]:
-    """A child on the measured core, from its first instruction; killed with the block."""
-    os.sched_setaffinity(0, MEASURED)  # inherited, so that no thread of it starts elsewhere
-    try:
-        with log.open("wb") as errors:
-            started = subprocess.Popen(
-                command.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                env=os.environ | command.env,
-            )
-    finally:
-        os.sched_setaffinity(0, OURS)
+    """A child on the measured core; killed with the block."""
+    with log.open("wb") as errors:
+        started = subprocess.Popen(
+            command.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=os.environ | command.env,
+            preexec_fn=follow(MEASURED),  # safe: we have one thread
+        )
     try:
         yield started.pid
     finally:

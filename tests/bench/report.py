@@ -84,7 +84,8 @@ def spread(values: Sequence[float]) -> str:
 
 
 def table(figures: Sequence[Figure], baseline: str) -> str:
-    """Markdown, aligned so that it reads as it stands."""
+    """Markdown, aligned so that it reads as it stands. What nobody could say has no row."""
+    figures = [figure for figure in figures if any(figure.values.values())]
     names = list(dict.fromkeys(name for figure in figures for name in figure.values))
     compared = SUBJECT in names and baseline in names
     judged = any(figure.budget for figure in figures)

@@ -104,6 +104,7 @@ def test_rule_03_max_forwards_ends_here(target: str, zero: str) -> None:
     client = wire.client() >> get(target, f"max-forwards: {zero}", method="OPTIONS") + get("/next")
     back = client.answer(b"OPTIONS")
     assert (back.status, back[b"content-length"], back.body, back.reason) == (200, b"0", b"", "")
+    assert b"date" in back
     assert wire.engine.request().target == b"/next"
     wire.engine >> ok()
     assert client.is_open
@@ -162,6 +163,15 @@ def test_rule_01_every_line_of_connection_counts() -> None:
     came = client.answer()
     assert came.interim == [(103, [(b"link", b"x")])]
     assert {b"x-one", b"x-two", b"connection"}.isdisjoint({name for name, _ in came.fields})
+
+
+@pytest.mark.parametrize("listed", ["X_Hop", "x-hop, x_hop", "x_hop , close"])
+def test_rule_01_a_name_with_an_underscore_can_be_named_too(listed: str) -> None:
+    wire = Wire()
+    client = wire.client() >> get("/", f"connection: {listed}", "x_hop: 1")
+    assert names(wire) == OURS
+    wire.engine >> ok(b"", b"connection: " + listed.encode(), b"x_hop: 1")
+    assert b"x_hop" not in client.answer()
 
 
 def test_rule_02_te_is_not_offered_on() -> None:

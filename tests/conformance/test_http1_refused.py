@@ -264,6 +264,7 @@ def test_rule_10_a_refusal_of_head_has_no_body() -> None:
     wire = Wire()
     client = wire.client() >> get("/sleep", method="HEAD") + get("/next")
     assert client.answer(b"HEAD").reason == "forbidden"
+    client << b""
     assert wire.engine.request().target == b"/next"
 
 

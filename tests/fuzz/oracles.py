@@ -111,7 +111,7 @@ def our_answer(
     if head is None:
         assert not reader.end_of_stream()
         return Reading([], apart=_told(reader.interim))
-    framed = head.chunked or head.length is not None or reader.complete
+    framed = head.chunked or head.length is not None
     complete = reader.end_of_stream()
     keep_alive = head.keep_alive if complete and framed else None
     message = Message((head.status,), lowered(head.fields), body, complete, keep_alive)
@@ -222,20 +222,21 @@ class _Recorder:
         else:
             start = (parser.get_status_code(),)
             framed = {b"content-length", b"transfer-encoding"} & {name.lower() for name, _ in self._fields}
-            keep_alive = parser.should_keep_alive() if framed or start[0] in (204, 304) else None
+            tells = framed and parser.get_http_version() == "1.1"
+            keep_alive = parser.should_keep_alive() if tells else None
         self._head = Message(start, lowered(self._fields), b"", False, keep_alive)
 
     def on_message_complete(self) -> None:
         head = self._head
         assert head is not None
-        if isinstance(head.start[0], int) and head.start[0] < 200:
-            return
-        self.messages.append(head._replace(body=self._body, complete=True))
-        self._head = None
-        if self.answers:
+        interim = isinstance(head.start[0], int) and head.start[0] < 200
+        if not interim:
+            self.messages.append(head._replace(body=self._body, complete=True))
+            self._head = None
+        if self.answers and not interim:
             raise _Ended
         if not self.parser.should_keep_alive():
-            self.to_the_end = False  # whoever asks is told that no answer follows; we read on
+            self.to_the_end = False  # it would call what follows an error; whose that is, is not its matter
             raise _Ended
 
     def finish(self, *, ended: bool) -> Reading:

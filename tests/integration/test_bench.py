@@ -1,16 +1,17 @@
 """The benchmark runs, and judges by its budgets as it says. What it measures is no test's business."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.bench.report import Budget, Figure, number, table
-from tests.harness.processes import ROOT, envoy_binary
+from tests.harness.processes import envoy_binary, running
 
 pytestmark = pytest.mark.integration
+
+BENCH = (sys.executable, "-m", "tests.bench")
 
 
 def test_a_quick_run_measures_the_sidecar_beside_envoy_that_does_the_same(tmp_path: Path) -> None:
@@ -18,10 +19,9 @@ def test_a_quick_run_measures_the_sidecar_beside_envoy_that_does_the_same(tmp_pa
     results, tables = tmp_path / "results.json", tmp_path / "results.md"
     options = ["--quick", "--only", "python,requests,prompts", "--proxies", "sidecar,envoy+"]
     files = ["--json", str(results), "--markdown", str(tables)]
-    argv = [sys.executable, "-m", "tests.bench", *options, *files]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    with running([*BENCH, *options, *files]) as bench:
+        assert bench.process.wait(120) == 0, bench.text()
 
-    assert done.returncode == 0, done.stderr
     said = json.loads(results.read_text())
     assert said["machine"].keys() >= {"processor", "kernel", "python", "envoy", "commit", "run"}
     assert list(said["items"]) == ["python", "requests", "prompts"]
@@ -36,10 +36,9 @@ def test_a_quick_run_measures_the_sidecar_beside_envoy_that_does_the_same(tmp_pa
 
 
 def test_an_item_that_there_is_not_is_named() -> None:
-    argv = [sys.executable, "-m", "tests.bench", "--only", "requests,speed"]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert "speed: not one of python, requests" in done.stderr
+    with running([*BENCH, "--only", "requests,speed"]) as bench:
+        assert bench.process.wait(60) == 2, bench.text()
+        assert "speed: not one of python, requests" in bench.text()
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:
@@ -66,6 +65,7 @@ def test_a_table_says_median_spread_ratio_and_verdict() -> None:
     figures = [
         Figure("a", "µs", {"sidecar": [9, 8, 10], "envoy+": [10, 10, 10]}, Budget(0.8, "envoy+", aim=0.6)),
         Figure("b", "1/s", {"envoy+": [1234.5]}),
+        Figure("c", "µs", {"sidecar": [], "envoy+": []}),
     ]
     head, line, first, second = table(figures, "envoy+").splitlines()
     cells = [cell.strip() for cell in first.strip("|").split("|")]
