@@ -15,11 +15,12 @@ class Lifecycle:
     it was late, each punctual one takes the tick's length off again.
     """
 
-    __slots__ = ("_late", "beat", "draining", "lag_s", "lagging", "limit_s", "serving")
+    __slots__ = ("_late", "beat", "crowded", "draining", "lag_s", "lagging", "limit_s", "serving")
 
     def __init__(self) -> None:
         self.serving = False  # the listener is open
         self.draining = False  # on the way out: nothing new is accepted
+        self.crowded = False  # descriptors are short: nobody is accepted, answers make room
         self.limit_s = 0.5  # a tick later than this is late
         self.lag_s = 0.0  # how late the last tick was
         self.lagging = False  # the event loop is too late to be of use: new work is refused

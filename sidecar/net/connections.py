@@ -77,9 +77,15 @@ class Connections:
         self._dialer = dialer
         self._open: set[Upstream] = set()
         self._idle: dict[Endpoint, list[Upstream]] = {}
+        self._dialling = 0
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def descriptors(self) -> int:
+        """How many files they take: open ones and those that are being made."""
+        return len(self._open) + self._dialling
 
     def send(self, x: Exchange) -> None:
         """Carry `x` to its endpoint."""
@@ -126,8 +132,10 @@ class Connections:
 
     def _dial(self, x: Exchange, endpoint: Endpoint) -> None:
         dialling = Dialling(x)
+        self._dialling += 1
 
         def connected(upstream: Upstream | None) -> None:
+            self._dialling -= 1
             x = dialling.x
             if upstream is not None and not upstream.is_usable:
                 upstream = None  # the engine hung up at once

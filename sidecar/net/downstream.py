@@ -118,6 +118,11 @@ class Downstream(asyncio.Protocol):
         """No exchange is under way, and none has begun to come."""
         return self._x is None and (self._closing or (self._reader.is_idle and not self._reader.requests))
 
+    @property
+    def idle_since(self) -> float:
+        """When it became idle, for one that is."""
+        return self._began
+
     # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -377,6 +382,7 @@ class Downstream(asyncio.Protocol):
             or not request.complete
             or request.version == "1.0"
             or self._context.lifecycle.draining
+            or self._context.lifecycle.crowded
         ):
             self._closing = True
 

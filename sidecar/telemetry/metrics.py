@@ -34,6 +34,7 @@ GaugeName = Literal[
     "headgate_loop_lag_seconds",
     "headgate_timers",
     "headgate_event_loop_tasks",
+    "headgate_accepting",
     "headgate_ready",
     "headgate_access_log_dropped_lines",
 ]
@@ -71,6 +72,9 @@ GAUGES: Final[dict[GaugeName, Metric]] = {
     "headgate_loop_lag_seconds": Metric("headgate_loop_lag_seconds", "How late the event loop runs"),
     "headgate_timers": Metric("headgate_timers", "Time-outs that are watched; none at rest"),
     "headgate_event_loop_tasks": Metric("headgate_event_loop_tasks", "Tasks of the event loop: few at rest"),
+    "headgate_accepting": Metric(
+        "headgate_accepting", "0 while new connections wait because descriptors are short, or are not taken"
+    ),
     "headgate_ready": Metric("headgate_ready", "1 when this pod wants traffic"),
     "headgate_access_log_dropped_lines": Metric(
         "headgate_access_log_dropped_lines", "Lines the access log lost because its reader was too slow"

@@ -225,11 +225,14 @@ def test_the_gauges_show_what_there_is() -> None:
         "loop_lag_seconds": 0.25,
         "timers": 5 + 2 + 3,  # of clients, of connections to the engine, of those who wait
         "event_loop_tasks": 0,  # the loop's owner knows them
+        "accepting": 1,
         "ready": 1,
         "access_log_dropped_lines": 0,
     }
-    wire.lifecycle.draining = True
-    assert gauges(wire.plane)["ready"] == 0
+    wire.lifecycle.crowded = True
+    assert (gauges(wire.plane)["accepting"], gauges(wire.plane)["ready"]) == (0, 1)
+    wire.lifecycle.crowded, wire.lifecycle.draining = False, True
+    assert (gauges(wire.plane)["accepting"], gauges(wire.plane)["ready"]) == (0, 0)
 
 
 # All stages together.
