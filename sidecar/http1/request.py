@@ -38,7 +38,7 @@ _MAX_PIECES: Final = 64
 
 _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])")
 # What may be the beginning of a request line.
-_BEGINNING: Final = re.compile(TOKEN + rb"(?: [\x21-\x7e]*(?: [HTP/0-9.]{0,8}\r?)?)?|\r")
+_BEGINNING: Final = re.compile(TOKEN + rb"(?: (?:[\x21-\x7e]+(?: [HTP/0-9.]{0,8}\r?)?)?)?|\r")
 # A host and perhaps a port (RFC 3986 section 3.2), without what another reader would end it at.
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~%!$&()*+;=]*)(?::[0-9]*)?")
 # An absolute target: authority, and path with query (RFC 9112 section 3.2.2).
