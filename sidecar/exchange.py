@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -78,74 +80,69 @@ class Client(Protocol):
     def interim(self, x: Exchange, lines: bytes) -> None:
         """Pass on a 1xx answer."""
 
-    def relay(self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool) -> None:
-        """Pass on what came of the engine's answer; `complete`: there is no more, settle it."""
+    def relay(
+        self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool, chunks: bytes = b""
+    ) -> None:
+        """Pass on what came of the engine's answer; `complete`: there is no more, settle it.
+
+        `chunks`, when given, is `data` in whole chunks.
+        """
 
     def answer(self, x: Exchange, reply: Reply) -> None:
         """Answer in the engine's place, or break off an answer that has begun."""
 
 
-class Exchange:
+# Made in one C call: an `__init__` of this many assignments costs twice as much.
+class Exchange(Struct, eq=False):
     """State of one request and its response, shared by the stages it passes.
 
     The kernel owns the first group, `Identify` fills the second, `net` the third, and each later
     stage its own fields. Instants are monotonic seconds; 0.0 means that it has not happened.
     """
 
-    __slots__ = (
-        # the kernel
-        "attempt", "entered", "pending", "pipeline", "refusal", "state",
-        # who asks, and for what
-        "body", "by_proxy", "client_ip", "cls", "deadline", "is_openai", "is_work", "last_byte_by",
-        "max_tokens", "model", "path", "repeat", "request_id", "stream", "tenant",
-        # where it comes from and goes to
-        "client", "endpoint", "held", "request", "timeouts", "upstream", "when_body",
-        # what happened, and what is to happen
-        "alarm", "arrived", "bytes_out", "dispatched", "parked", "reason", "responded", "status", "timer",
-        "waited",
-    )  # fmt: skip
+    request: Request
+    client: Client
+    pipeline: Pipeline
+    timeouts: Timeouts
+    arrived: float
 
-    def __init__(
-        self, request: Request, client: Client, pipeline: Pipeline, timeouts: Timeouts, now: float
-    ) -> None:
-        self.pipeline = pipeline
-        self.state = RUNNING
-        self.entered = 0  # how many stages it is inside of
-        self.pending = 0  # answers that must come before it is dispatched
-        self.refusal: Reply | None = None  # a pending answer that said no while a stage ran
-        self.attempt = 1
+    # The kernel.
+    state: int = RUNNING
+    entered: int = 0  # how many stages it is inside of
+    pending: int = 0  # answers that must come before it is dispatched
+    refusal: Reply | None = None  # a pending answer that said no while a stage ran
+    attempt: int = 1
 
-        self.tenant = "anonymous"
-        self.cls = "standard"
-        self.model = "other"
-        self.path = ""
-        self.stream = False
-        self.is_openai = True  # until the path says otherwise: the shape that most callers read
-        self.is_work = False
-        self.max_tokens: int | None = None
-        self.deadline: float | None = None  # for the first byte
-        self.last_byte_by: float | None = None
-        self.repeat = 0
-        self.by_proxy = False  # the connection is that of a proxy whose word about the caller counts
-        self.request_id = b""
-        self.client_ip = client.peer
-        self.body: bytes | None = None  # the whole body, when it is one that is read; may be replaced
+    # Who asks, and for what.
+    client_ip: str = ""
+    by_proxy: bool = False  # the connection is that of a proxy whose word about the caller counts
+    request_id: bytes = b""
+    tenant: str = "anonymous"
+    cls: str = "standard"
+    model: str = "other"
+    path: str = ""
+    stream: bool = False
+    is_openai: bool = True  # until the path says otherwise: the shape that most callers read
+    is_work: bool = False
+    max_tokens: int | None = None
+    deadline: float | None = None  # for the first byte
+    last_byte_by: float | None = None
+    repeat: int = 0
+    body: bytes | None = None  # the whole body, when it is one that is read; may be replaced
 
-        self.request = request
-        self.timeouts = timeouts
-        self.held = 0  # bytes of its body that count against the budget
-        self.client = client
-        self.endpoint: Endpoint | None = None
-        self.upstream: Attempt | None = None
-        self.when_body: Callable[[Exchange], None] | None = None  # called once the whole body is here
+    # Where it goes to.
+    held: int = 0  # bytes of its body that count against the budget
+    endpoint: Endpoint | None = None
+    upstream: Attempt | None = None
+    when_body: Callable[[Exchange], None] | None = None  # called once the whole body is here
 
-        self.arrived = now
-        self.parked = 0.0  # when it joined the queue
-        self.waited = 0.0  # seconds it spent there
-        self.dispatched = 0.0
-        self.responded = 0.0  # when the first byte of the answer came
-        self.timer: Timer | None = None  # of the stage that parked it
-        self.alarm: Timer | None = None  # of the deadline
-        self.status = 0
-        self.reason = ""
-        self.bytes_out = 0
+    # What happened, and what is to happen.
+    parked: float = 0.0  # when it joined the queue
+    waited: float = 0.0  # seconds it spent there
+    dispatched: float = 0.0
+    responded: float = 0.0  # when the first byte of the answer came
+    timer: Timer | None = None  # of the stage that parked it
+    alarm: Timer | None = None  # of the deadline
+    status: int = 0
+    reason: str = ""
+    bytes_out: int = 0

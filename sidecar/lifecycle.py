@@ -15,20 +15,17 @@ class Lifecycle:
     it was late, each punctual one takes the tick's length off again.
     """
 
-    __slots__ = ("_late", "beat", "draining", "lag_s", "limit_s", "serving")
+    __slots__ = ("_late", "beat", "crowded", "draining", "lag_s", "lagging", "limit_s", "serving")
 
     def __init__(self) -> None:
         self.serving = False  # the listener is open
         self.draining = False  # on the way out: nothing new is accepted
+        self.crowded = False  # descriptors are short: nobody is accepted, answers make room
         self.limit_s = 0.5  # a tick later than this is late
         self.lag_s = 0.0  # how late the last tick was
+        self.lagging = False  # the event loop is too late to be of use: new work is refused
         self.beat = 0.0  # when the event loop last turned
         self._late = 0.0
-
-    @property
-    def lagging(self) -> bool:
-        """The event loop is too late to be of use."""
-        return self._late >= _UNREADY_AFTER_S
 
     @property
     def tolerance_s(self) -> float:
@@ -43,3 +40,4 @@ class Lifecycle:
             self._late = min(self._late + lag, _LONGEST_MEMORY_S)
         elif self._late:
             self._late = max(self._late - every, 0.0)
+        self.lagging = self._late >= _UNREADY_AFTER_S

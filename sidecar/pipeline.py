@@ -66,7 +66,17 @@ class Pipeline:
     `retry_at` is the index of the stage that picks the endpoint.
     """
 
-    __slots__ = ("_answer", "_data", "_enter", "_forward", "_leave", "_ready", "_response", "_retry_at")
+    __slots__ = (
+        "_answer",
+        "_data",
+        "_enter",
+        "_forward",
+        "_leave",
+        "_ready",
+        "_response",
+        "_retry_at",
+        "sees_data",
+    )
 
     def __init__(
         self,
@@ -81,6 +91,7 @@ class Pipeline:
         self._leave = tuple(_overridden(stage, "on_complete") for stage in stages)
         self._response = tuple(s.on_response for s in stages if _overridden(s, "on_response"))
         self._data = tuple(s.on_data for s in stages if _overridden(s, "on_data"))
+        self.sees_data = bool(self._data)  # whether `data` has anybody to show anything to
         self._retry_at = retry_at
         self._forward = forward
         self._answer = answer

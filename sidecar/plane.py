@@ -121,8 +121,15 @@ class Plane:
         gauge("headgate_connections", lambda: len(self.connections), "upstream")
         gauge("headgate_buffered_bytes", lambda: self.bodies.held)
         gauge("headgate_loop_lag_seconds", lambda: self.lifecycle.lag_s)
+        gauge("headgate_timers", lambda: self.timers.pending)
+        gauge("headgate_accepting", self._accepting)
         gauge("headgate_ready", lambda: float(self.unready() is None))
         gauge("headgate_access_log_dropped_lines", lambda: self.access_log.dropped)
+
+
+    def _accepting(self) -> bool:
+        lifecycle = self.lifecycle
+        return lifecycle.serving and not (lifecycle.draining or lifecycle.crowded)
 
 
 def _answer(x: Exchange, reply: Reply) -> None:

@@ -342,6 +342,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_body_bytes: Annotated[Bytes, doc("largest request body; larger ones get 413")] = 16 * MIB
     max_buffered_bytes: Annotated[Bytes, doc("all buffered bodies together; beyond it 503")] = 256 * MIB
     max_connections: Annotated[Count, doc("open client connections")] = 10_000
+    max_connections_per_client: Annotated[
+        Count | None, doc("of them from one address, trusted proxies apart; absent: any number")
+    ] = None
     max_loop_lag_ms: Annotated[
         Milliseconds, doc("event loop later than this for 1 s: this pod is not ready")
     ] = 500.0

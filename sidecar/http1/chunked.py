@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from sidecar.errors import ProtocolError
-from sidecar.http1.fields import LINE
+from sidecar.http1.fields import LINE, NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,7 @@ MAX_TRAILERS: Final = 64 * 1024  # bytes,
 MAX_TRAILER_FIELDS: Final = 100
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?")
+_SIZE_BEGUN: Final = re.compile(rb"[0-9A-Fa-f]{1,16}(?:\r|;.*)?", re.DOTALL)
 _REMEMBERED: Final = 4096
 _known_sizes: dict[bytes, int] = {}  # of lines without an extension
 
@@ -43,6 +44,7 @@ class ChunkedReader:
         "_state",
         "_too_large",
         "_trailers",
+        "is_complete",
         "whole",
     )
 
@@ -54,12 +56,8 @@ class ChunkedReader:
         self._partial = b""  # of a line that is not whole yet, or of the CRLF after data
         self._extensions = 0  # bytes
         self._trailers: list[int] = []  # bytes of each
+        self.is_complete = False  # the last chunk and its trailers have come
         self.whole = False  # the last feed was chunks without extensions, from first byte to last
-
-    @property
-    def is_complete(self) -> bool:
-        """The last chunk and its trailers have come."""
-        return self._state == _DONE
 
     def feed(self, data: bytes, at: int, take: Callable[[bytes], object]) -> int:
         """Read `data` from `at`, give `take` the pieces of the body; where the body's bytes end.
@@ -109,6 +107,9 @@ class ChunkedReader:
             if len(line) >= most:
                 too_large = self._malformed if in_size else self._too_large
                 raise ProtocolError(too_large, "a chunk's line is too long")
+            # What can become no line is refused without waiting for its end.
+            if NEVER.search(line, max(before - 1, 0)) or (in_size and not _SIZE_BEGUN.fullmatch(line[:18])):
+                raise ProtocolError(self._malformed, "invalid chunk size or trailer field")
             self._partial = line
             return len(data)
         self._partial = b""
@@ -135,6 +136,7 @@ class ChunkedReader:
     def _trailer(self, line: bytes) -> None:
         if not line:
             self._state = _DONE
+            self.is_complete = True
             return
         if LINE.fullmatch(line) is None:
             raise ProtocolError(self._malformed, "invalid trailer field")

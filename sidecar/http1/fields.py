@@ -31,7 +31,10 @@ INTERNAL: Final = b"x-headgate-"  # only mesh members may set these
 PSEUDONYM: Final = b"headgate"  # in Via
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-LINE: Final = re.compile(rb"(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
+_TEXT: Final = rb"[\t\x20-\x7e\x80-\xff]*"
+LINE: Final = re.compile(TOKEN + rb":" + _TEXT)
+_NAME: Final = re.compile(TOKEN)
+_VALUE: Final = re.compile(_TEXT)
 # What no head contains, wherever its lines end: a control, a bare LF or CR.
 NEVER: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
 
@@ -112,7 +115,10 @@ ORDINARY: Final = (None, b"keep-alive", b"close", b"Keep-Alive", b"Close")  # Co
 
 
 class FieldReader:
-    """Reads the fields of one direction; `check` raises ProtocolError for values that cannot be."""
+    """Reads the fields of one direction.
+
+    `check` has, by name, what raises ProtocolError for values that cannot be; it decides alone.
+    """
 
     __slots__ = ("_check", "_dropped", "_known", "_names", "_noted", "_refusal")
 
@@ -151,14 +157,13 @@ class FieldReader:
         return noted, passing
 
     def _learn(self, line: bytes) -> _Meaning:
-        match = LINE.fullmatch(line)
-        if match is None:
-            raise ProtocolError(self._refusal, "invalid header field")
-        written, value = match.groups()
-        value = value.strip(b" \t")
+        written, colon, value = line.partition(b":")
         name, starts_with, check = self._names.get(written) or self._learn_name(written)
-        if check is not None:
+        value = value.strip(b" \t")
+        if check is not None and colon:
             check(value)
+        elif not colon or _VALUE.fullmatch(value) is None:
+            raise ProtocolError(self._refusal, "invalid header field")
         meaning = name, value, starts_with and b"%b%b\r\n" % (starts_with, value)
         if name not in _VARYING and len(line) <= _MAX_REMEMBERED:
             if len(self._known) >= _REMEMBERED:
@@ -168,6 +173,8 @@ class FieldReader:
 
     def _learn_name(self, written: bytes) -> _Name:
         """A name with "_" that would be dropped with "-" is dropped too: many frameworks read both as one."""
+        if _NAME.fullmatch(written) is None:
+            raise ProtocolError(self._refusal, "invalid header field")
         name = written.lower()
         alias = name.replace(b"_", b"-")
         drops = alias in self._dropped or alias[: len(INTERNAL)] == INTERNAL
@@ -210,4 +217,8 @@ def has_token(value: bytes | None, token: bytes) -> bool:
 def _without(passing: list[bytes], connection: bytes) -> list[bytes]:
     """`passing` without the fields that a `Connection` value makes hop-by-hop."""
     named = {token.strip().lower() for token in connection.split(b",")} - _END_TO_END
-    return [line for line in passing if line.partition(b":")[0].replace(b"_", b"-") not in named]
+    return [line for line in passing if named.isdisjoint(_spellings(line.partition(b":")[0]))]
+
+
+def _spellings(name: bytes) -> tuple[bytes, bytes]:
+    return name, name.replace(b"_", b"-")

@@ -15,6 +15,8 @@ import re
 from collections import deque
 from typing import Final
 
+from msgspec import Struct
+
 from sidecar.errors import (
     HEADERS_TOO_LARGE,
     MALFORMED,
@@ -33,11 +35,10 @@ MAX_TARGET_BYTES: Final = 16 * 1024
 MAX_METHOD_BYTES: Final = 32
 MAX_LENGTH_DIGITS: Final = 18  # of a Content-Length, leading zeros included
 _MAX_PIECES: Final = 64
-_NOTHING: Final = bytearray()  # never written to
 
 _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])")
 # What may be the beginning of a request line.
-_BEGINNING: Final = re.compile(TOKEN + rb"(?: [\x21-\x7e]*(?: [HTP/0-9.]{0,8}\r?)?)?|\r")
+_BEGINNING: Final = re.compile(TOKEN + rb"(?: (?:[\x21-\x7e]+(?: [HTP/0-9.]{0,8}\r?)?)?)?|\r")
 # A host and perhaps a port (RFC 3986 section 3.2), without what another reader would end it at.
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~%!$&()*+;=]*)(?::[0-9]*)?")
 # An absolute target: authority, and path with query (RFC 9112 section 3.2.2).
@@ -51,54 +52,27 @@ _MAX_REMEMBERED: Final = 256  # bytes at most
 _known_starts: dict[bytes, _Start] = {}
 
 
-class Request:
+class Request(Struct, eq=False):
     """One request head, and as much of its body as has come.
 
     `noted` has the fields that are looked at here, by name in lower case; `passing` the lines that go
     on to the engine. `chunks` holds body bytes that nobody has taken yet; `received` counts all that came.
     """
 
-    __slots__ = (
-        "_joined",
-        "chunks",
-        "complete",
-        "goes_no_further",
-        "keep_alive",
-        "length",
-        "line",
-        "lines",
-        "method",
-        "noted",
-        "passing",
-        "received",
-        "target",
-        "version",
-    )
-
-    def __init__(
-        self,
-        method: bytes,
-        target: bytes,
-        version: str,
-        line: bytes = b"",
-        lines: list[bytes] | None = None,
-        noted: dict[bytes, bytes] | None = None,
-        passing: list[bytes] | None = None,
-    ) -> None:
-        self.method = method
-        self.target = target
-        self.version = version
-        self.line = line  # the first one
-        self.lines = lines or []  # the others
-        self.noted = noted or {}
-        self.passing = passing or []
-        self.keep_alive = True
-        self.goes_no_further = False  # it is to be answered here
-        self.length: int | None = 0  # of the body; None: chunked, unknown
-        self.chunks: list[bytes] = []
-        self._joined = _NOTHING  # what came after _MAX_PIECES of them
-        self.received = 0
-        self.complete = False
+    method: bytes
+    target: bytes
+    version: str
+    line: bytes = b""  # the first one
+    lines: list[bytes] = []  # the others
+    noted: dict[bytes, bytes] = {}
+    passing: list[bytes] = []
+    keep_alive: bool = True
+    goes_no_further: bool = False  # it is to be answered here
+    length: int | None = 0  # of the body; None: chunked, unknown
+    chunks: list[bytes] = []
+    joined: bytearray | None = None  # what came after _MAX_PIECES of them
+    received: int = 0
+    complete: bool = False
 
     @property
     def fields(self) -> Fields:
@@ -112,18 +86,18 @@ class Request:
         if len(chunks) < _MAX_PIECES:
             chunks.append(data)
             return
-        if not self._joined:
-            self._joined = bytearray()
-        self._joined += data
+        if self.joined is None:
+            self.joined = bytearray()
+        self.joined += data
 
     def take_body(self) -> bytes:
         """The body bytes that came since the last call."""
         chunks = self.chunks
         if not chunks:
             return b""
-        if self._joined:
-            chunks.append(bytes(self._joined))
-            self._joined = _NOTHING
+        if self.joined is not None:
+            chunks.append(bytes(self.joined))
+            self.joined = None
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         return body

@@ -99,17 +99,18 @@ class ResponseReader:
         if self.head is None:
             data = self._partial + data
             at = self._read_heads(data)
-            if at == len(data):
-                return
         chunks = self._chunks
-        if self.complete:
-            self.excess |= at < len(data)
-        elif chunks is not None:
+        if chunks is not None:
             end = chunks.feed(data, at, self._body.append)
             self.whole_chunks = chunks.whole and not at
             if chunks.is_complete:
                 self.complete = True
+                self._chunks = None
                 self.excess = end < len(data)
+        elif at == len(data):
+            pass
+        elif self.complete:
+            self.excess = True
         elif self._left is None:
             self._body.append(data[at:])
         else:
@@ -131,7 +132,8 @@ class ResponseReader:
 
     def end_of_stream(self) -> bool:
         """The engine closed: True when that is how its answer ends."""
-        if self.head is not None and self._left is None and self._chunks is None:
+        head = self.head
+        if head is not None and not head.chunked and head.length is None:
             self.complete = True
         return self.complete
 

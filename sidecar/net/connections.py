@@ -77,16 +77,22 @@ class Connections:
         self._dialer = dialer
         self._open: set[Upstream] = set()
         self._idle: dict[Endpoint, list[Upstream]] = {}
+        self._dialling = 0
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def descriptors(self) -> int:
+        """How many files they take: open ones and those that are being made."""
+        return len(self._open) + self._dialling
 
     def send(self, x: Exchange) -> None:
         """Carry `x` to its endpoint."""
         endpoint = x.endpoint
         assert endpoint is not None
         idle = self._idle.get(endpoint)
-        now, longest = self._context.clock.now(), self._context.timeouts.engine_idle_s
+        now, longest = x.dispatched, self._context.timeouts.engine_idle_s
         while idle:
             upstream = idle.pop()
             rest = now - upstream.idle_since
@@ -126,8 +132,10 @@ class Connections:
 
     def _dial(self, x: Exchange, endpoint: Endpoint) -> None:
         dialling = Dialling(x)
+        self._dialling += 1
 
         def connected(upstream: Upstream | None) -> None:
+            self._dialling -= 1
             x = dialling.x
             if upstream is not None and not upstream.is_usable:
                 upstream = None  # the engine hung up at once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sidecar.flow.places import Places
 from sidecar.http1.encode import Date
 from sidecar.net.sockets import peer_has_left
 
@@ -34,6 +35,7 @@ class Context:
         "max_connections",
         "overload_status",
         "pipeline",
+        "places",
         "timeouts",
         "timers",
         "trust",
@@ -51,6 +53,7 @@ class Context:
         self.timers = timers
         self.lifecycle = lifecycle
         self.clients: set[Downstream] = set()
+        self.places = Places()  # connections of each address
         self.turned_away = 0  # connections beyond max_connections that are being told so
         self.has_left: Callable[[asyncio.BaseTransport], bool] = peer_has_left
 
@@ -60,4 +63,5 @@ class Context:
         self.trust = trust
         self.timeouts = config.timeouts
         self.max_connections = config.max_connections
+        self.places.limit = config.max_connections_per_client
         self.overload_status = config.admission.overload_status

@@ -36,7 +36,7 @@ from sidecar.http1.encode import CONTINUE, LAST_CHUNK, chunk
 from sidecar.http1.request import Request, RequestReader
 from sidecar.llm.errors import error_event
 from sidecar.net.answers import engine_head, own_answer
-from sidecar.net.sockets import reset_on_close
+from sidecar.net.sockets import reset_on_close, write_at_once
 
 if TYPE_CHECKING:
     from sidecar.clock import Clock
@@ -69,6 +69,7 @@ class Downstream(asyncio.Protocol):
         "_failure",
         "_heard",
         "_looking",
+        "_placed",
         "_proceeding",
         "_reader",
         "_reading",
@@ -93,6 +94,7 @@ class Downstream(asyncio.Protocol):
         self._closing = False
         self._congested_since = 0.0
         self._turned_away = False
+        self._placed = False  # it counts among the connections of its address
         self._looking = False  # for a client that leaves while nobody reads
         self._heard = 0.0
         self._began = 0.0  # the wait for the client: for a request, its head's rest, or more of its body
@@ -116,21 +118,42 @@ class Downstream(asyncio.Protocol):
         """No exchange is under way, and none has begun to come."""
         return self._x is None and (self._closing or (self._reader.is_idle and not self._reader.requests))
 
+    @property
+    def idle_since(self) -> float:
+        """When it became idle, for one that is."""
+        return self._began
+
     # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         context = self._context
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        write_at_once(self._transport)
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         self._heard = self._began = context.clock.now()
         self._timer = context.timers.after(self._every(), self._check, None)
-        if len(context.clients) < context.max_connections:
+        if len(context.clients) >= context.max_connections:
+            self._turn_away("try another pod")
+        elif not self._has_place():
+            self._turn_away(f"at most {context.places.limit} for each address")
+        else:
             context.clients.add(self)
-        elif context.turned_away < _MAX_TURNED_AWAY:
+
+    def _has_place(self) -> bool:
+        """Whether there is room for its address. A proxy's carries many callers, a unix socket has none."""
+        peer, context = self.peer, self._context
+        if not peer or context.trust.covers(peer):
+            return True
+        self._placed = context.places.take(peer)
+        return self._placed
+
+    def _turn_away(self, why: str) -> None:
+        context = self._context
+        if context.turned_away < _MAX_TURNED_AWAY:
             self._turned_away = True
             context.turned_away += 1  # apart: who is on the way out must not keep others out
-            self._failure = ProtocolError(TOO_MANY_CONNECTIONS, "try another pod")
+            self._failure = ProtocolError(TOO_MANY_CONNECTIONS, why)
             self._proceed()
         else:
             self._transport.abort()
@@ -163,6 +186,8 @@ class Downstream(asyncio.Protocol):
         self._timer.cancel()
         self._context.clients.discard(self)
         self._context.turned_away -= self._turned_away
+        if self._placed:
+            self._context.places.give_back(self.peer)
         x = self._x
         if x is not None:
             self._x = None
@@ -216,6 +241,7 @@ class Downstream(asyncio.Protocol):
     def _begin(self, request: Request, refused: Reply | None = None) -> None:
         context = self._context
         x = Exchange(request, self, context.pipeline, context.timeouts, self._heard)
+        x.client_ip = self.peer
         x.refusal = refused
         self._x = x
         if not request.complete:
@@ -277,8 +303,14 @@ class Downstream(asyncio.Protocol):
         if x.request.version == "1.1":
             self._transport.write(lines)
 
-    def relay(self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool) -> None:
+    def relay(
+        self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool, chunks: bytes = b""
+    ) -> None:
         """Pass on what came of the engine's answer, in one write."""
+        if chunks and self._chunked:  # a streamed token: framed as it is to be already
+            x.bytes_out += len(data)
+            self._transport.write(chunks)
+            return
         parts = [] if head is None else self._answer_head(x, head)
         if data:
             x.bytes_out += len(data)
@@ -350,6 +382,7 @@ class Downstream(asyncio.Protocol):
             or not request.complete
             or request.version == "1.0"
             or self._context.lifecycle.draining
+            or self._context.lifecycle.crowded
         ):
             self._closing = True
 
@@ -361,8 +394,10 @@ class Downstream(asyncio.Protocol):
         if self._closing:
             self._hang_up()
             return
-        self.read_on(True)
-        self._proceed()
+        if not self._reading:
+            self.read_on(True)
+        if self._reader.requests or self._failure is not None:
+            self._proceed()
 
     def _wait_anew(self) -> None:
         """The client could not have done anything before this."""

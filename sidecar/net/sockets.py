@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import select
@@ -11,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    import asyncio
+    from sidecar.settings import Address
 
 _RDHUP: Final = getattr(select, "POLLRDHUP", 0)  # Linux
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
@@ -22,9 +23,27 @@ def peer_has_left(transport: asyncio.BaseTransport) -> bool:
     sock = transport.get_extra_info("socket")
     if sock is None or not _RDHUP:
         return False
+    return _is(sock, _RDHUP)
+
+
+def is_somebody_waiting(listener: socket.socket) -> bool:
+    """Whether there is a connection that nobody has accepted yet."""
+    return _is(listener, select.POLLIN)
+
+
+def _is(sock: socket.socket, state: int) -> bool:
     poll = select.poll()
-    poll.register(sock.fileno(), _RDHUP)
+    poll.register(sock.fileno(), state)
     return bool(poll.poll(0))
+
+
+def write_at_once(transport: asyncio.WriteTransport) -> None:
+    """Let each write go straight to the kernel, and `pause_writing` come as soon as it takes no more.
+
+    With a high-water mark uvloop keeps what is written until the end of the loop's turn. For us every
+    write is one event's whole output, so that waiting joins nothing; and a slow peer holds one read at most.
+    """
+    transport.set_write_buffer_limits(high=0)
 
 
 def reset_on_close(transport: asyncio.BaseTransport) -> None:
@@ -32,6 +51,38 @@ def reset_on_close(transport: asyncio.BaseTransport) -> None:
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+
+
+async def listening(address: Address, backlog: int) -> list[socket.socket]:
+    """Sockets that listen at `address`, one for each place that its name stands for; raises OSError."""
+    found: list[socket.socket] = []
+    places: list[tuple[int, object]] = [(socket.AF_UNIX, address.path)]
+    try:
+        if address.path:
+            remove_stale_socket(address.path)
+        else:
+            loop, kind = asyncio.get_running_loop(), socket.SOCK_STREAM
+            infos = await loop.getaddrinfo(address.host, address.port, type=kind)
+            places = list(dict.fromkeys((info[0], info[4]) for info in infos))
+        for family, place in places:
+            sock = socket.socket(family)
+            found.append(sock)
+            _listen(sock, place, backlog)
+    except OSError as error:
+        for sock in found:
+            sock.close()
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from None
+    return found
+
+
+def _listen(sock: socket.socket, place: object, backlog: int) -> None:
+    sock.setblocking(False)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(place)  # type: ignore[arg-type]  # what its family takes
+    sock.listen(backlog)
 
 
 def remove_stale_socket(path: str) -> None:
@@ -50,4 +101,4 @@ def remove_stale_socket(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
             return
-    raise OSError(errno.EADDRINUSE, f"unix:{path}: somebody listens there")
+    raise OSError(errno.EADDRINUSE, "somebody listens there")

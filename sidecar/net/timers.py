@@ -52,13 +52,22 @@ class Timers:
         self._tick = int(now() / TICK_S)
         self._buckets: dict[int, dict[Timer, None]] = {}
 
+    @property
+    def pending(self) -> int:
+        """How many calls are to come. Safe to ask from any thread."""
+        return sum(map(len, list(self._buckets.values())))
+
     def after(self, seconds: float, call: Callable[[Any], None], arg: object) -> Timer:
         """Call `call(arg)` in `seconds`, or up to two ticks later."""
-        due = max(int((self._now() + seconds) / TICK_S), self._tick) + 1
+        due = int((self._now() + seconds) / TICK_S) + 1
+        if due <= self._tick:
+            due = self._tick + 1
         return Timer(due, call, arg, self._bucket(due))
 
     def _bucket(self, due: int) -> dict[Timer, None]:
-        tick = min(due, self._tick + HORIZON)
+        tick = self._tick + HORIZON
+        if due < tick:
+            tick = due
         bucket = self._buckets.get(tick)
         if bucket is None:
             bucket = self._buckets[tick] = {}

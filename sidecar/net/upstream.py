@@ -25,6 +25,7 @@ from sidecar.http1.fields import PROXY_WORDS
 from sidecar.http1.request import ABSOLUTE
 from sidecar.http1.response import ResponseReader
 from sidecar.net.answers import VIA, interim_head
+from sidecar.net.sockets import write_at_once
 
 if TYPE_CHECKING:
     from sidecar.balance.endpoint import Endpoint
@@ -85,6 +86,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        write_at_once(self._transport)
         self._timer = self._context.timers.after(self._every(), self._check, None)
 
     def data_received(self, data: bytes) -> None:
@@ -110,12 +112,13 @@ class Upstream(asyncio.Protocol):
             if head is None:
                 return
         body = reader.take()
-        if body and not x.pipeline.data(x, body):
+        if body and x.pipeline.sees_data and not x.pipeline.data(x, body):
             return
-        complete = reader.complete
-        if complete:
+        if reader.complete:
             self._detach(head or reader.head)
-        x.client.relay(x, head, body, complete)
+            x.client.relay(x, head, body, True)
+        else:
+            x.client.relay(x, head, body, False, data if reader.whole_chunks else b"")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
@@ -154,7 +157,7 @@ class Upstream(asyncio.Protocol):
         self._x = x
         x.upstream = self
         self._begun = self._head_seen = False
-        self._heard = self._context.clock.now()
+        self._heard = x.dispatched
         self._reader.expect(x.request.method)
         if x.client.is_congested:
             self.pause()

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from sidecar.settings import ClassRule, Config, Tenant
 
 RANK: Final = {"premium": 0, "standard": 1, "batch": 2}
-_MAX_ROUTES: Final = 1024  # distinct targets remembered
-_MAX_TARGET: Final = 256  # longer ones are not worth remembering
+_MAX_ROUTES: Final = 1024  # distinct request lines remembered
+_MAX_LINE: Final = 256  # longer ones are not worth remembering
 _MAX_REPEAT: Final = 100
 _MAX_ROUNDS: Final = 1  # of a request through here: a peer may have handed it on
 _CHALLENGE: Final = b'www-authenticate: Bearer realm="headgate"\r\n'  # RFC 9110 section 15.5.2
@@ -81,19 +81,28 @@ class Identify(Stage):
         self._denied = tuple(path.rstrip("/") for path in config.engine.deny_paths)
         self._max_body = config.max_body_bytes
         self._longest = config.timeouts.request_s
-        self._routes: dict[tuple[bytes, bytes], tuple[Route, bool]] = {}
+        self._routes: dict[bytes, tuple[Route, bool]] = {}
 
     def on_request(self, x: Exchange) -> Verdict:
         request = x.request
         noted = request.noted
         self._read_fields(x, noted)
-        route, denied = self._route(request.method, request.target)
+        route, denied = self._routes.get(request.line) or self._route(request)
         x.path = route.path
         x.is_work = route.is_work
         x.is_openai = route.is_openai
-        reply = self._turned_away(request)
-        if reply is not None:
-            return reply
+        lifecycle = self._lifecycle
+        # Few requests need the closer look.
+        if (
+            lifecycle.draining
+            or lifecycle.lagging
+            or b"via" in noted
+            or b"expect" in noted
+            or request.goes_no_further
+        ):
+            reply = self._turned_away(x)
+            if reply is not None:
+                return reply
         if denied:
             return Reply(FORBIDDEN)
         tenant = self._tenant(noted)
@@ -114,11 +123,14 @@ class Identify(Stage):
             x.client.want_body(x)
         return None
 
-    def _turned_away(self, request: Request) -> Reply | None:
+    def _turned_away(self, x: Exchange) -> Reply | None:
         """The answer to what cannot be served here, whoever asks."""
+        request, lifecycle = x.request, self._lifecycle
         noted = request.noted
-        if self._lifecycle.draining:
+        if lifecycle.draining:
             return Reply(DRAINING, retry_after_s=self._clock.jitter(1.0, 0.2))
+        if lifecycle.lagging and x.is_work:  # what is queued now would make everybody later still
+            return Reply(OVERLOADED, retry_after_s=self._clock.jitter(1.0, 0.2))
         via = noted.get(b"via")
         if via is not None and via.count(PSEUDONYM) > _MAX_ROUNDS:
             return Reply(LOOP)
@@ -129,24 +141,24 @@ class Identify(Stage):
             return Reply(EXPECTATION)
         return None
 
-    def on_response(self, x: Exchange) -> None:
-        self._disarm(x)
-        if x.last_byte_by is not None:
-            left = x.last_byte_by - self._clock.now()
-            x.alarm = self._alarms.after(max(left, 0.0), self._out_of_time, x)
-
     def on_complete(self, x: Exchange) -> None:
-        self._disarm(x)
-        self._bodies.give_back(x.held)
-        x.held = 0
-
-    def _out_of_time(self, x: Exchange) -> None:
-        x.pipeline.refuse(x, Reply(TIMEOUT))
-
-    def _disarm(self, x: Exchange) -> None:
         if x.alarm is not None:
             x.alarm.cancel()
             x.alarm = None
+        if x.held:
+            self._bodies.give_back(x.held)
+            x.held = 0
+
+    def _out_of_time(self, x: Exchange) -> None:
+        """The alarm for the first byte; once that is here, for the last."""
+        if not x.responded:
+            x.pipeline.refuse(x, Reply(TIMEOUT))
+        elif x.last_byte_by is not None:
+            left = x.last_byte_by - self._clock.now()
+            if left <= 0:
+                x.pipeline.refuse(x, Reply(TIMEOUT))
+            else:
+                x.alarm = self._alarms.after(left, self._out_of_time, x)
 
     def _wait_for_body(self, x: Exchange) -> Verdict:
         request = x.request
@@ -185,8 +197,8 @@ class Identify(Stage):
 
     def _read_fields(self, x: Exchange, noted: Mapping[bytes, bytes]) -> None:
         """Caller's address, repeat count, deadline."""
-        repeat = noted.get(b"x-stainless-retry-count")
-        if repeat is not None and repeat.isdigit():
+        repeat = noted.get(b"x-stainless-retry-count", b"0")
+        if repeat != b"0" and repeat.isdigit():
             x.repeat = min(int(repeat[:9]), _MAX_REPEAT)
         x.by_proxy = by_proxy = self._trust.covers(x.client_ip)
         first_byte_s, last_byte_s = patience_s(noted)
@@ -203,17 +215,15 @@ class Identify(Stage):
             # A proxy may add a field of its own instead of extending the one that its caller sent.
             x.client_ip = self._trust.origin(x.client_ip, noted[b"x-forwarded-for"])
 
-    def _route(self, method: bytes, target: bytes) -> tuple[Route, bool]:
-        key = (method, target)
-        known = self._routes.get(key)
-        if known is None:
-            route = Route(method, target)
-            path = route.path
-            known = route, any(path == denied or path.startswith(denied + "/") for denied in self._denied)
-            if len(target) <= _MAX_TARGET:
-                if len(self._routes) >= _MAX_ROUTES:
-                    self._routes.clear()
-                self._routes[key] = known
+    def _route(self, request: Request) -> tuple[Route, bool]:
+        """What the request line says, and whether that is denied; remembered."""
+        route = Route(request.method, request.target)
+        path = route.path
+        known = route, any(path == denied or path.startswith(denied + "/") for denied in self._denied)
+        if len(request.line) <= _MAX_LINE:
+            if len(self._routes) >= _MAX_ROUTES:
+                self._routes.clear()
+            self._routes[request.line] = known
         return known
 
     def _tenant(self, noted: Mapping[bytes, bytes]) -> Tenant | None:

@@ -32,6 +32,9 @@ GaugeName = Literal[
     "headgate_connections",
     "headgate_buffered_bytes",
     "headgate_loop_lag_seconds",
+    "headgate_timers",
+    "headgate_event_loop_tasks",
+    "headgate_accepting",
     "headgate_ready",
     "headgate_access_log_dropped_lines",
 ]
@@ -67,6 +70,11 @@ GAUGES: Final[dict[GaugeName, Metric]] = {
     "headgate_connections": Metric("headgate_connections", "Open connections", ("side",)),
     "headgate_buffered_bytes": Metric("headgate_buffered_bytes", "Bytes of request bodies held in memory"),
     "headgate_loop_lag_seconds": Metric("headgate_loop_lag_seconds", "How late the event loop runs"),
+    "headgate_timers": Metric("headgate_timers", "Time-outs that are watched; none at rest"),
+    "headgate_event_loop_tasks": Metric("headgate_event_loop_tasks", "Tasks of the event loop: few at rest"),
+    "headgate_accepting": Metric(
+        "headgate_accepting", "0 while new connections wait because descriptors are short, or are not taken"
+    ),
     "headgate_ready": Metric("headgate_ready", "1 when this pod wants traffic"),
     "headgate_access_log_dropped_lines": Metric(
         "headgate_access_log_dropped_lines", "Lines the access log lost because its reader was too slow"
@@ -121,10 +129,12 @@ class Series:
         """Count a finished exchange. None: it got no byte from an engine, or did not queue."""
         outcomes = self.outcomes
         outcome: tuple[int | str, str] = (status, reason)
+        count = outcomes.get(outcome, 0)
         # An engine may answer with any status; reasons are ours and few.
-        if outcome not in outcomes and len(outcomes) >= _MAX_OUTCOMES:
+        if not count and len(outcomes) >= _MAX_OUTCOMES:
             outcome = ("other", reason)
-        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+            count = outcomes.get(outcome, 0)
+        outcomes[outcome] = count + 1
         self.bytes_out += bytes_out
         self._duration(duration_s)
         if first_byte_s is not None:

@@ -7,7 +7,7 @@ from msgspec import Struct, field
 
 
 # Only scalars: the garbage collector need not look at the thousands that are kept.
-class Record(Struct, gc=False, kw_only=True):
+class Record(Struct, gc=False):
     """Facts about a finished exchange. Times that did not happen are 0."""
 
     arrived: int  # wall time, ms since 1970

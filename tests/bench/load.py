@@ -8,13 +8,12 @@ good for latency, since whoever waits behind a slow answer is counted too.
 import asyncio
 import contextlib
 import ctypes
-import functools
 import gc
 import os
 import shutil
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -31,7 +30,7 @@ function request() return raw end
 """
 _SETTLE_S: Final = 0.2
 _BEGIN_WITHIN_S: Final = 10.0
-_AT_ONCE: Final = 200  # streams that begin; a crowd would overrun the engine's queue of new connections
+_AT_ONCE: Final = 50  # streams that begin: more would overrun somebody's queue of new connections
 
 C = TypeVar("C", bound=Caller)
 
@@ -70,18 +69,21 @@ async def _more(count: Callable[[], int], than: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connected(
-    kind: type[C], port: int, requests: Sequence[bytes], then: Callable[[C, Any], None]
-) -> AsyncIterator[list[C]]:
-    """One caller for each of these requests; none has asked. All leave with the block."""
+async def calling(
+    kind: type[C], port: int, then: Callable[[C, Any], None]
+) -> AsyncIterator[Callable[[bytes], Awaitable[C]]]:
+    """Callers: `await connect(request)` is one more, that has not asked. All leave with the block."""
     loop = asyncio.get_running_loop()
     callers: list[C] = []
+
+    async def connect(request: bytes) -> C:
+        _, caller = await loop.create_connection(lambda: kind(request, then), HOST, port)
+        callers.append(caller)
+        return caller
+
     gc.collect()
     try:
-        for request in requests:
-            _, caller = await loop.create_connection(functools.partial(kind, request, then), HOST, port)
-            callers.append(caller)
-        yield callers
+        yield connect
     finally:
         troubles = {caller.trouble for caller in callers if caller.trouble}
         for caller in callers:
@@ -103,11 +105,13 @@ async def streaming(
         begun += 1
         listener.then = hear
 
-    async with connected(Listener, port, requests, begin) as listeners:
-        for asked, listener in enumerate(listeners):
-            while asked - begun >= _AT_ONCE:
+    async with calling(Listener, port, begin) as connect:
+        listeners: list[Listener] = []
+        for request in requests:
+            while len(listeners) - begun >= _AT_ONCE:
                 await asyncio.sleep(0.001)
-            listener.ask()
+            listeners.append(await connect(request))
+            listeners[-1].ask()
         while begun < len(listeners):
             await asyncio.sleep(0.001)
         yield listeners
@@ -151,9 +155,9 @@ async def waits_closed(port: int, connections: int, request: bytes) -> AsyncIter
         waits.append(waited)
         caller.ask()
 
-    async with connected(Caller, port, [request] * connections, again) as callers:
-        for caller in callers:
-            caller.ask()
+    async with calling(Caller, port, again) as connect:
+        for _ in range(connections):
+            (await connect(request)).ask()
         yield waits
 
 
@@ -180,8 +184,8 @@ async def waits_open(
         else:
             idle.append(caller)
 
-    async with connected(Caller, port, [request] * connections, answered) as callers:
-        idle = deque(callers)
+    async with calling(Caller, port, answered) as connect:
+        idle = deque([await connect(request) for _ in range(connections)])
         due = perf_counter() + interval
 
         def send(turns: int) -> None:

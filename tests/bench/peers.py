@@ -27,6 +27,7 @@ _BACKLOG: Final = 65536  # of chunks that one stream's proxy did not take; more 
 _ANSWER_BODY: Final = len(ANSWER) - ANSWER.index(b"\r\n\r\n") - 4
 _FIELDS: Final = REQUEST[: REQUEST.index(b"content-length:")]
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
+_REASON: Final = re.compile(rb"\r\nx-headgate-reason: *([a-z_]+)")
 _ACCEPTED: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n"
 # A prompt as JSON has it: with escapes, which make a decoder copy.
 _PROSE: Final = b'The \\"engine\\" answers in turn,\\nand the callers wait. '
@@ -44,17 +45,18 @@ def post(query: bytes = b"", size: int = 1024) -> bytes:
 
 
 class Engine:
-    """A model server on loopback, and a collector of traces beside it."""
+    """A model server on loopback."""
 
     def __init__(self) -> None:
         self.answers = 0
+        self.holds = False  # streams have their first chunk, and no other yet
         self._turns: dict[bytes, asyncio.Transport] = {}
         self._steady: set[asyncio.Transport] = set()
         self._slow: list[set[asyncio.Transport]] = [set() for _ in range(STEPS_PER_S)]
 
-    async def start(self) -> tuple[int, int]:
-        """Listen; the ports of the engine and of the collector."""
-        return await _listen(lambda: _Answering(self)), await _listen(_Collecting)
+    async def listen(self) -> int:
+        """One more port to reach it at."""
+        return await _listen(lambda: _Answering(self))
 
     async def step(self) -> None:
         """Write the chunks of the streams that have a rate, until cancelled."""
@@ -62,7 +64,7 @@ class Engine:
         while True:
             for slot in self._slow:
                 due = loop.time() + 1 / STEPS_PER_S
-                for stream in (*self._steady, *slot):
+                for stream in () if self.holds else (*self._steady, *slot):
                     if stream.get_write_buffer_size() < _BACKLOG:
                         stream.write(CHUNK)
                 await asyncio.sleep(max(0.0, due - loop.time()))
@@ -90,6 +92,11 @@ class Engine:
     def forget(self, stream: asyncio.Transport) -> None:
         for streams in (self._steady, *self._slow):
             streams.discard(stream)
+
+
+async def collector() -> int:
+    """The port of a trace collector on loopback, which accepts everything."""
+    return await _listen(_Collecting)
 
 
 async def _listen(connection: Callable[[], asyncio.Protocol]) -> int:
@@ -181,7 +188,9 @@ class Caller(asyncio.Protocol):
     def is_success(self, head: bytes) -> bool:
         """A proxy that refuses is not a fast proxy: its caller says so, and asks no more."""
         if not head.startswith(b"HTTP/1.1 200"):
-            self.trouble = head.split(b"\r\n", 1)[0].decode("latin-1")
+            reason = _REASON.search(head)
+            words = head.split(b"\r\n", 1)[0] + (b" " + reason[1] if reason else b"")
+            self.trouble = words.decode("latin-1")
         return not self.trouble
 
     def leave(self) -> None:

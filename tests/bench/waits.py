@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from statistics import median, quantiles
 
-from tests.bench.load import connected, waits_closed, waits_open, watch
+from tests.bench.load import calling, waits_closed, waits_open, watch
 from tests.bench.peers import Caller, FirstByte, post
 from tests.bench.proxies import BASELINE, DIRECT, Proxy, standing
 from tests.bench.report import Budget, Figure
@@ -79,7 +79,7 @@ async def _first_bytes(proxy: Proxy, size: int, count: int) -> list[float]:
         else:
             done.set()
 
-    async with connected(FirstByte, proxy.port, [post(b"?once", size)], again) as (caller,):
-        caller.ask()
+    async with calling(FirstByte, proxy.port, again) as connect:
+        (await connect(post(b"?once", size))).ask()
         await done.wait()
     return waits

@@ -124,6 +124,7 @@ class Sidecar:
             "downstream": self.metric("headgate_connections", side="downstream"),
             "upstream": self.metric("headgate_connections", side="upstream"),
             "buffered": self.metric("headgate_buffered_bytes"),
+            "timers": self.metric("headgate_timers"),
         }
 
     def wait_for_gauges(self, **expected: float) -> None:

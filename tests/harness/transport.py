@@ -73,6 +73,9 @@ class FakeTransport(asyncio.Transport):
         for data in list_of_data:
             self.write(data)
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert (high, low) == (0, None)  # here the test says when the buffers are full
+
     def can_write_eof(self) -> bool:
         return True
 

@@ -143,6 +143,22 @@ def test_a_file_that_changes_is_noticed(pod: Pod) -> None:
 
 
 
+def test_the_tasks_of_the_loop_are_counted(pod: Pod) -> None:
+    def shown(app: App) -> list[bytes]:
+        lines = app.plane.metrics.render("")[0].splitlines()
+        return [line for line in lines if line.startswith(b"headgate_event_loop_tasks ")]
+
+    async def scenario() -> None:
+        async with pod.serving() as app:
+            counted = len(asyncio.all_tasks())
+            assert shown(app) == [b"headgate_event_loop_tasks %d.0" % counted]
+            sleeping = asyncio.create_task(asyncio.sleep(60))
+            assert shown(app) == [b"headgate_event_loop_tasks %d.0" % (counted + 1)]
+            sleeping.cancel()
+
+    in_loop(scenario())
+
+
 # Leaving.
 
 

@@ -245,38 +245,21 @@ def test_traces_that_nobody_will_send_are_said_once(
 
 
 @pytest.mark.parametrize(
-    ("descriptors", "asked_for", "in_force"),
-    [(None, 10_000, 10_000), (1064, 500, 500), (1064, 501, 500), (1065, 501, 500), (1066, 501, 501)],
+    ("descriptors", "asked_for", "room"),
+    [(None, 10_000, None), (1068, 500, 500), (1068, 501, 500), (1069, 501, 500), (1070, 501, 501), (9, 1, 1)],
 )
-def test_no_more_connections_than_there_are_descriptors(
-    pod: Pod, log: pytest.LogCaptureFixture, descriptors: int | None, asked_for: int, in_force: int
+def test_more_connections_than_there_are_descriptors_will_wait(
+    pod: Pod, log: pytest.LogCaptureFixture, descriptors: int | None, asked_for: int, room: int | None
 ) -> None:
     """Two for each client, one of them to the engine, and some beside."""
     pod.descriptors = descriptors
     app = pod.app(f"max_connections: {asked_for}")
-    app._announce(app.plane.config)
-    assert app.plane.context.max_connections == in_force
-    lowered = f"max_connections: lowered to {in_force}: this process may open {descriptors} files"
-    assert warned(log) == [lowered] * (asked_for > in_force)
-
-
-def test_a_reload_does_not_raise_them_above_the_descriptors(pod: Pod, log: pytest.LogCaptureFixture) -> None:
-    pod.descriptors = 264
-
-    async def scenario() -> None:
-        async with pod.serving() as app:
-            assert app.plane.context.max_connections == 100
-            pod.write("max_connections: 20000")
-            app.reload()
-            await until(lambda: "the new configuration is in force" in log.text)
-            assert app.plane.context.max_connections == 100
-            pod.write("max_connections: 20")
-            app.reload()
-            await until(lambda: log.text.count("the new configuration is in force") == 2)
-            assert app.plane.context.max_connections == 20
-
-    in_loop(scenario())
-    assert log.text.count("lowered") == 1
+    for _ in range(2):
+        app._announce(app.plane.config)
+    assert app.listener.room == room
+    assert app.plane.context.max_connections == asked_for
+    more = f"max_connections: more than {room} will wait until they are accepted: this process may open"
+    assert warned(log) == [f"{more} {descriptors} files"] * (room is not None and asked_for > room)
 
 
 @pytest.mark.usefixtures("no_level")

@@ -182,6 +182,25 @@ def test_a_reload_decides_how_late_is_late(plane: Plane) -> None:
     assert plane.unready() == "the event loop is 4.5 s late"
 
 
+def test_a_lag_sheds_new_work_and_nothing_else() -> None:
+    wire = Wire("admission: {max_in_flight: 1}")
+    first, second = wire.client() >> post(), wire.client() >> post()
+    now = wire.clock.now()
+    wire.lifecycle.tick(now, now - 2, 0.05)
+    caller = wire.client() >> post()
+    refusal = caller.answer(b"POST")
+    assert (refusal.status, refusal.reason, refusal[b"x-headgate-elsewhere"]) == (503, "overloaded", b"1")
+    assert int(refusal[b"retry-after-ms"]) == 1200
+    assert (wire.gate.in_flight, wire.gate.queued) == (1, 1)
+    caller >> get("/health")
+    wire.engine >> ok(b"well")
+    assert caller.answer().body == b"well"
+    wire.engines[0] >> ok()
+    wire.engines[0] >> ok()
+    assert [client.answer(b"POST").status for client in (first, second)] == [200, 200]
+    wire.assert_at_rest()
+
+
 def gauges(plane: Plane) -> dict[str, float]:
     return {
         sample.labels.get("side", sample.name.removeprefix("headgate_")): sample.value
@@ -204,11 +223,16 @@ def test_the_gauges_show_what_there_is() -> None:
         "upstream": 2,
         "buffered_bytes": 500,
         "loop_lag_seconds": 0.25,
+        "timers": 5 + 2 + 3,  # of clients, of connections to the engine, of those who wait
+        "event_loop_tasks": 0,  # the loop's owner knows them
+        "accepting": 1,
         "ready": 1,
         "access_log_dropped_lines": 0,
     }
-    wire.lifecycle.draining = True
-    assert gauges(wire.plane)["ready"] == 0
+    wire.lifecycle.crowded = True
+    assert (gauges(wire.plane)["accepting"], gauges(wire.plane)["ready"]) == (0, 1)
+    wire.lifecycle.crowded, wire.lifecycle.draining = False, True
+    assert (gauges(wire.plane)["accepting"], gauges(wire.plane)["ready"]) == (0, 0)
 
 
 # All stages together.

@@ -107,10 +107,10 @@ def test_what_readers_would_take_differently_must_not_be_repeated(name: bytes) -
 @pytest.mark.parametrize(
     "line",
     [b"a", b": b", b"a : b", b" a: b", b"a\t: b", b"a: \0", b"a: b\r", b"a: b\nc: d", b"a(: b", b"",
-     b"a: \x7f"],
+     b"a: \x7f", b"checked", b"Checked"],
 )
 def test_what_is_no_field_is_refused_each_time(line: bytes) -> None:
-    reader = request_fields(MALFORMED, {})
+    reader = request_fields(MALFORMED, {b"checked": lambda value: None})
     for _ in range(2):
         with pytest.raises(ProtocolError) as error:
             reader.read([b"x: y", line])

@@ -119,6 +119,24 @@ def test_a_bug_while_sending_costs_one_request() -> None:
     wire.assert_at_rest()
 
 
+def test_open_and_growing_connections_are_counted() -> None:
+    wire = Wire()
+    connections = wire.context.connections
+    served(wire, 2)
+    assert (len(connections), connections.descriptors) == (2, 2)
+    wire.dialer.held = True
+    for _ in range(3):
+        wire.client() >> get()
+    assert (len(connections), connections.descriptors) == (2, 3), "two of them idle before"
+    wire.dialer.refused = True
+    wire.dialer.go_on()
+    assert (len(connections), connections.descriptors) == (2, 2)
+    wire.engines[0] >> End.CLOSE  # it is tried again, on another
+    assert (len(connections), connections.descriptors) == (1, 2)
+    wire.dialer.go_on()
+    assert (len(connections), connections.descriptors) == (1, 1)
+
+
 def test_everything_is_closed_at_the_end() -> None:
     wire = Wire()
     served(wire, 2)

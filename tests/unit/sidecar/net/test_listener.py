@@ -145,6 +145,20 @@ def test_a_unix_socket_replaces_a_dead_one_and_nothing_else(tmp_path: Path) -> N
     run(main())
 
 
+def test_told_to_stop_while_it_starts(tmp_path: Path) -> None:
+    async def main() -> None:
+        listener = Listener(Wire().context, Address(path=str(tmp_path / "sidecar")))
+        starting = asyncio.ensure_future(listener.start())
+        await asyncio.sleep(0)
+        assert not starting.done()
+        listener.stop_accepting()
+        await starting
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_unix_connection(str(tmp_path / "sidecar"))
+
+    run(main())
+
+
 def test_an_address_that_is_taken_is_an_error() -> None:
     async def main() -> None:
         listener = await started(Wire())

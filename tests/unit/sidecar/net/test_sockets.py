@@ -12,7 +12,14 @@ from typing import cast
 import pytest
 import uvloop
 
-from sidecar.net.sockets import peer_has_left, remove_stale_socket, reset_on_close
+from sidecar.net.sockets import (
+    is_somebody_waiting,
+    peer_has_left,
+    remove_stale_socket,
+    reset_on_close,
+)
+from sidecar.net.sockets import listening as listen_at
+from sidecar.settings import Address
 
 PATIENCE_MS = 10_000
 
@@ -181,3 +188,76 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     remove_stale_socket(str(tmp_path))
     assert path.read_text() == "x"
     assert os.listdir(tmp_path) == ["precious"]
+
+
+# Listening.
+
+
+def listening_at(address: Address) -> list[socket.socket]:
+    return asyncio.run(listen_at(address, 5))
+
+
+def test_a_port_is_listened_on() -> None:
+    host = "127.0.0.1"
+    (sock,) = listening_at(Address(host, 0))
+    with sock:
+        assert not sock.getblocking()
+        where = sock.getsockname()
+        assert not is_somebody_waiting(sock)
+        with socket.create_connection(where):
+            wait_for(sock, select.POLLIN)
+            assert is_somebody_waiting(sock)
+            sock.accept()[0].close()
+            assert not is_somebody_waiting(sock)
+        with pytest.raises(OSError, match=f"cannot listen on .*:{where[1]}: Address already in use"):
+            listening_at(Address(host, where[1]))
+    (again,) = listening_at(Address(*where))  # at once, though connections of before linger
+    again.close()
+
+
+def test_a_name_may_stand_for_several_places() -> None:
+    sockets = listening_at(Address("localhost", 0))
+    assert {sock.family for sock in sockets} <= {socket.AF_INET, socket.AF_INET6}
+    assert len({sock.getsockname() for sock in sockets}) == len(sockets) >= 1
+    for sock in sockets:
+        sock.close()
+
+
+def test_of_several_places_all_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[socket.socket] = []
+    real = socket.socket
+
+    def remembered(*args: int) -> socket.socket:
+        made.append(real(*args))
+        return made[-1]
+
+    async def resolved(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, 1, 6, "", (host, 0)) for host in ("127.0.0.1", "127.0.0.1", "192.0.2.1")]
+
+    monkeypatch.setattr("sidecar.net.sockets.socket.socket", remembered)
+    monkeypatch.setattr("asyncio.BaseEventLoop.getaddrinfo", resolved)
+    with pytest.raises(OSError, match="cannot listen on a:1: Cannot assign"):
+        listening_at(Address("a", 1))
+    ours = [sock for sock in made if sock.type == socket.SOCK_STREAM and sock.family == socket.AF_INET]
+    assert [sock.fileno() for sock in ours] == [-1, -1]
+
+
+def test_a_name_that_nobody_knows_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("asyncio.BaseEventLoop.getaddrinfo", unknown)
+    with pytest.raises(OSError, match="cannot listen on nobody:1: Name or service not known"):
+        listening_at(Address("nobody", 1))
+
+
+def test_a_path_is_listened_on(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    (sock,) = listening_at(Address(path=path))
+    with sock, socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        assert is_somebody_waiting(sock)
+        with pytest.raises(OSError, match=f"cannot listen on unix:{path}: somebody listens there"):
+            listening_at(Address(path=path))
+    (again,) = listening_at(Address(path=path))  # in the place of one that nobody listens on any more
+    again.close()

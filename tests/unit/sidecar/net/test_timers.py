@@ -53,6 +53,20 @@ def test_cancelled_is_not_called_and_cancelling_again_is_nothing() -> None:
     timer.cancel()
 
 
+def test_how_many_are_to_come() -> None:
+    wheel = Wheel()
+    timers = [wheel.after(seconds, "a") for seconds in (1, 1, 2, 100 * HORIZON * TICK_S)]
+    assert wheel.timers.pending == 4
+    timers[0].cancel()
+    assert wheel.timers.pending == 3
+    wheel.advance(1.5)
+    assert wheel.timers.pending == 2
+    wheel.advance(2 * HORIZON * TICK_S)  # the far one has moved on
+    assert wheel.timers.pending == 1
+    timers[3].cancel()
+    assert wheel.timers.pending == 0
+
+
 def test_ticks_come_in_order_however_late() -> None:
     for lateness in (TICK_S, 1000.0):
         wheel = Wheel()

@@ -77,6 +77,7 @@ class Asker:
         request.length = len(body) if length == -1 else length
         arrived = self.clock.now() - ago_s
         x = Exchange(request, FakeClient(peer), pipeline or self.pipeline, Timeouts(), arrived)
+        x.client_ip = peer
         x.refusal = refused
         send(x, body, complete=complete, tell=False)
         x.pipeline.start(x)
@@ -86,6 +87,11 @@ class Asker:
         for _ in range(round(seconds / STEP_S)):
             self.clock.advance(STEP_S)
             self.timers.advance()
+
+    def responds(self, x: Exchange) -> None:
+        """The head of the engine's answer comes, as `net` tells the stages."""
+        x.responded = self.clock.now()
+        assert x.pipeline.response(x)
 
     def reason(self, x: Exchange) -> str:
         """Why it was refused; empty when it was not."""

@@ -217,6 +217,23 @@ def test_a_pod_that_goes_away_takes_nothing_new(method: str, target: str) -> Non
     assert rig.answers[x].retry_after_s == 1.2
 
 
+@pytest.mark.parametrize("target", ["/v1/chat/completions", "/v1/files"])
+def test_while_the_loop_lags_new_work_is_sent_elsewhere_at_once(target: str) -> None:
+    rig = Desk()
+    before = rig.ask(complete=False, length=None)
+    rig.lifecycle.tick(now=10.0, due=8.5, every=0.05)
+    x = rig.ask(target=target, body=b"", length=2, complete=False)
+    assert (rig.reason(x), x.path, wanted(x)) == ("overloaded", target, 0)
+    assert rig.answers[x].retry_after_s == 1.2
+    for method, query in (("GET", "/v1/models"), ("HEAD", "/health"), ("POST", "/tokenize")):
+        assert rig.ask(method=method, target=query).state == FORWARDED
+    send(before, b"", complete=True)
+    assert before.state == FORWARDED, "it was not new"
+    for _ in range(11):  # half a second, and the sum of it is below one
+        rig.lifecycle.tick(now=10.0, due=10.0, every=0.05)
+    assert rig.ask(target=target).state == FORWARDED
+
+
 @pytest.mark.parametrize("expect", ["200-ok", "100-continue, x", ""])
 def test_another_expectation_is_not_met(expect: str) -> None:
     rig = Desk()
