@@ -102,7 +102,18 @@ _DROPPED_FROM_ANSWERS: Final = _HOP_BY_HOP | {b"content-length", b"via", b"x-req
 _NOTED_OF_ANSWERS: Final = _DROPPED_FROM_ANSWERS | {b"content-encoding", b"content-type", b"date"}
 
 # Fields of which a second one would be read differently by different readers.
-_SINGLE: Final = frozenset({b"content-length", b"content-type", b"expect", b"host", b"transfer-encoding"})
+_SINGLE: Final = frozenset(
+    {
+        b"api-key",
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"expect",
+        b"host",
+        b"transfer-encoding",
+        b"x-api-key",
+    }
+)
 # Lists, of which several are one (RFC 9110 section 5.3); a number that comes twice is then none.
 _LISTS: Final = frozenset(
     {b"connection", b"forwarded", b"max-forwards", b"upgrade", b"via", b"x-forwarded-for"}
