@@ -26,6 +26,7 @@ _LONGEST_STATUS_LINE: Final = 8 * 1024
 _SWITCHING: Final = 101
 _BODILESS: Final = frozenset({204, 304})
 _REMEMBERED: Final = 256
+_chunk_sizes: dict[bytes, int] = {}  # of all engines: tokens are framed alike
 _known_status_lines: dict[bytes, tuple[int, str]] = {}
 
 
@@ -68,6 +69,7 @@ class ResponseReader:
     __slots__ = (
         "_body",
         "_chunks",
+        "_interims",
         "_left",
         "_no_body",
         "_partial",
@@ -88,6 +90,7 @@ class ResponseReader:
         self.complete = False
         self.excess = False  # bytes followed the answer: the connection must not be used again
         self.whole_chunks = False  # the last feed was plain chunks from their first byte to their last
+        self._interims = 0
         self._no_body = method == b"HEAD"
         self._body: list[bytes] = []
         self._chunks: ChunkedReader | None = None
@@ -158,7 +161,8 @@ class ResponseReader:
                 self._begin_body(head)
             else:
                 self.interim.append(head)
-                if len(self.interim) > MAX_INTERIM:
+                self._interims += 1
+                if self._interims > MAX_INTERIM:
                     raise ProtocolError(UPSTREAM_PROTOCOL, "too many interim answers")
         return at
 
@@ -192,7 +196,7 @@ class ResponseReader:
         if self._no_body or head.status in _BODILESS or head.length == 0:
             self.complete = True
         elif head.chunked:
-            self._chunks = ChunkedReader(UPSTREAM_PROTOCOL, UPSTREAM_PROTOCOL)
+            self._chunks = ChunkedReader(UPSTREAM_PROTOCOL, UPSTREAM_PROTOCOL, _chunk_sizes)
         else:
             self._left = head.length
 

@@ -48,6 +48,7 @@ class Upstream(asyncio.Protocol):
         "_context",
         "_head_seen",
         "_heard",
+        "_paused",
         "_reader",
         "_streams",
         "_timer",
@@ -70,6 +71,7 @@ class Upstream(asyncio.Protocol):
         self._head_seen = False
         self._streams = False  # the request's body is sent as it comes
         self._congested = False  # the engine does not take what is sent
+        self._paused = False  # what it sends is not read, for the client's sake
         self._heard = 0.0
 
     @property
@@ -94,12 +96,16 @@ class Upstream(asyncio.Protocol):
         if x is None:
             self._transport.abort()
             return
-        self._heard = self._context.clock.now()
+        if self._head_seen:  # until then nothing that comes ends the wait for it
+            self._heard = self._context.clock.now()
         reader = self._reader
         try:
             reader.feed(data)
         except ProtocolError as error:
             log.warning("%s: %s", self.endpoint.name, error)
+            body = reader.take()
+            if self._head_seen and body:
+                x.client.relay(x, None, body, False)  # what came before the fault is the answer's
             self._fail(error.refusal)
             return
         except Exception:
@@ -235,6 +241,7 @@ class Upstream(asyncio.Protocol):
             self._begun = True
             return None
         self._head_seen = True
+        self._heard = self._context.clock.now()
         x.responded = self._heard
         x.status = head.status
         return head if x.pipeline.response(x) else None
@@ -242,11 +249,13 @@ class Upstream(asyncio.Protocol):
     def pause(self) -> None:
         """The client is slow: let the engine feel it."""
         if not self._transport.is_closing():
+            self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """The client has caught up."""
         if not self._transport.is_closing():
+            self._paused = False
             self._heard = self._context.clock.now()
             self._transport.resume_reading()
 
@@ -269,6 +278,8 @@ class Upstream(asyncio.Protocol):
             self._transport.abort()  # close() would wait for the engine to take the rest
         elif head is not None and head.keep_alive and not self._reader.excess:
             self.idle_since = self._heard
+            if self._paused:
+                self.resume()  # for whoever is next
             self._context.connections.idle(self)
         else:
             self._transport.close()
