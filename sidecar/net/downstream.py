@@ -36,7 +36,7 @@ from sidecar.http1.encode import CONTINUE, LAST_CHUNK, chunk
 from sidecar.http1.request import MAX_WAITING, Request, RequestReader
 from sidecar.llm.errors import error_event
 from sidecar.net.answers import engine_head, own_answer, unreadable
-from sidecar.net.sockets import reset_on_close, write_at_once
+from sidecar.net.sockets import reset_on_close, pause_at_once
 
 if TYPE_CHECKING:
     from sidecar.http1.response import ResponseHead
@@ -126,7 +126,7 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         context = self._context
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        write_at_once(self._transport)
+        pause_at_once(self._transport)
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         self._heard = self._began = context.clock.now()
