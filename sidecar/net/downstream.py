@@ -36,7 +36,7 @@ from sidecar.http1.encode import CONTINUE, LAST_CHUNK, chunk
 from sidecar.http1.request import MAX_WAITING, Request, RequestReader
 from sidecar.llm.errors import error_event
 from sidecar.net.answers import engine_head, own_answer, unreadable
-from sidecar.net.sockets import reset_on_close, pause_at_once
+from sidecar.net.sockets import pause_at_once, reset_on_close
 
 if TYPE_CHECKING:
     from sidecar.http1.response import ResponseHead
