@@ -66,6 +66,7 @@ class Client(Protocol):
     """The connection an exchange came from."""
 
     peer: str  # its address
+    takes_chunks: bool  # the answer under way has begun, and is chunked
 
     @property
     def is_congested(self) -> bool:
@@ -80,13 +81,11 @@ class Client(Protocol):
     def interim(self, x: Exchange, lines: bytes) -> None:
         """Pass on a 1xx answer."""
 
-    def relay(
-        self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool, chunks: bytes = b""
-    ) -> None:
-        """Pass on what came of the engine's answer; `complete`: there is no more, settle it.
+    def pass_on(self, x: Exchange, chunks: bytes, length: int) -> None:
+        """Pass on `length` bytes of the engine's answer, framed as they came."""
 
-        `chunks`, when given, is `data` in whole chunks.
-        """
+    def relay(self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool) -> None:
+        """Pass on what came of the engine's answer; `complete`: there is no more, settle it."""
 
     def answer(self, x: Exchange, reply: Reply) -> None:
         """Answer in the engine's place, or break off an answer that has begun."""

@@ -50,7 +50,6 @@ class ChunkedReader:
         "_too_large",
         "_trailers",
         "is_complete",
-        "whole",
     )
 
     def __init__(self, malformed: Refusal, too_large: Refusal, sizes: dict[bytes, int]) -> None:
@@ -63,31 +62,31 @@ class ChunkedReader:
         self._extensions = 0  # bytes
         self._trailers: list[int] = []  # bytes of each
         self.is_complete = False  # the last chunk and its trailers have come
-        self.whole = False  # the last feed was chunks without extensions, from first byte to last
+
+    def whole(self, data: bytes) -> int:
+        """How many bytes of the body `data` has, if it is plain chunks from its first byte to its last.
+
+        Else 0, and then it has to be fed. The way of a streamed token: it can be passed on as it came.
+        """
+        if self._state != _IN_SIZE or self._partial or self._extensions:
+            return 0
+        sizes, total, at = self._sizes, 0, 0
+        while at < len(data):
+            line_end = data.find(b"\r\n", at)
+            length = sizes.get(data[at:line_end])
+            if line_end < 0 or not length:
+                return 0
+            at = line_end + length + 4
+            if data[at - 2 : at] != b"\r\n":
+                return 0
+            total += length
+        return total
 
     def feed(self, data: bytes, at: int, take: Callable[[bytes], object]) -> int:
         """Read `data` from `at`, give `take` the pieces of the body; where the body's bytes end.
 
         Raises ProtocolError.
         """
-        size = len(data)
-        if self._state == _IN_SIZE and not self._partial:
-            sizes = self._sizes
-            while at < size:
-                line_end = data.find(b"\r\n", at)
-                length = sizes.get(data[at:line_end])
-                begin = line_end + 2
-                end = begin + (length or 0)
-                if not length or line_end < 0 or data[end : end + 2] != b"\r\n":
-                    break  # not one of the ordinary: of a known size, and all of it here
-                take(data[begin:end])
-                at = end + 2
-            self.whole = at == size and not self._extensions
-        else:
-            self.whole = False
-        return at if at == size else self._feed_step_by_step(data, at, take)
-
-    def _feed_step_by_step(self, data: bytes, at: int, take: Callable[[bytes], object]) -> int:
         size = len(data)
         while at < size and self._state != _DONE:
             if self._state == _IN_DATA:

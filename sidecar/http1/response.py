@@ -77,7 +77,6 @@ class ResponseReader:
         "excess",
         "head",
         "interim",
-        "whole_chunks",
     )
 
     def __init__(self) -> None:
@@ -89,7 +88,6 @@ class ResponseReader:
         self.interim: list[ResponseHead] = []
         self.complete = False
         self.excess = False  # bytes followed the answer: the connection must not be used again
-        self.whole_chunks = False  # the last feed was plain chunks from their first byte to their last
         self._interims = 0
         self._no_body = method == b"HEAD"
         self._body: list[bytes] = []
@@ -107,7 +105,6 @@ class ResponseReader:
         chunks = self._chunks
         if chunks is not None:
             end = chunks.feed(data, at, self._body.append)
-            self.whole_chunks = chunks.whole and not at
             if chunks.is_complete:
                 self.complete = True
                 self._chunks = None
@@ -125,6 +122,10 @@ class ResponseReader:
             if not self._left:
                 self.complete = True
                 self.excess = at + len(piece) < len(data)
+
+    def whole_chunks(self, data: bytes) -> int:
+        """How many bytes of the body `data` has, if it can be passed on as it is, instead of being fed."""
+        return self._chunks.whole(data) if self._chunks is not None else 0
 
     def take(self) -> bytes:
         """The body bytes that came since the last call."""

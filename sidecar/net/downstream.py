@@ -59,7 +59,6 @@ class Downstream(asyncio.Protocol):
         "_answering",
         "_began",
         "_body_seen",
-        "_chunked",
         "_closing",
         "_congested_since",
         "_context",
@@ -77,6 +76,7 @@ class Downstream(asyncio.Protocol):
         "_until_close",
         "_x",
         "peer",
+        "takes_chunks",
     )
 
     _transport: asyncio.Transport
@@ -102,7 +102,7 @@ class Downstream(asyncio.Protocol):
 
     def _forget_answer(self) -> None:
         self._answering = False  # the head of the answer is out
-        self._chunked = False
+        self.takes_chunks = False
         self._event_stream = False
         self._until_close = False
 
@@ -324,19 +324,18 @@ class Downstream(asyncio.Protocol):
         if x.request.version == "1.1":
             self._transport.write(lines)
 
-    def relay(
-        self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool, chunks: bytes = b""
-    ) -> None:
+    def pass_on(self, x: Exchange, chunks: bytes, length: int) -> None:
+        """Pass on a streamed token, framed as it came."""
+        x.bytes_out += length
+        self._transport.write(chunks)
+
+    def relay(self, x: Exchange, head: ResponseHead | None, data: bytes, complete: bool) -> None:
         """Pass on what came of the engine's answer, in one write."""
-        if chunks and self._chunked:  # a streamed token: framed as it is to be already
-            x.bytes_out += len(data)
-            self._transport.write(chunks)
-            return
         parts = [] if head is None else self._answer_head(x, head)
         if data:
             x.bytes_out += len(data)
-            parts.append(chunk(data) if self._chunked else data)
-        if complete and self._chunked:
+            parts.append(chunk(data) if self.takes_chunks else data)
+        if complete and self.takes_chunks:
             parts.append(LAST_CHUNK)
         if parts:
             self._transport.write(b"".join(parts))
@@ -348,16 +347,16 @@ class Downstream(asyncio.Protocol):
         request = x.request
         has_body = request.method != b"HEAD" and head.status not in (204, 304)
         self._answering = True
-        self._chunked = has_body and head.length is None and request.version == "1.1"
-        self._until_close = has_body and head.length is None and not self._chunked
-        if self._chunked:
+        self.takes_chunks = has_body and head.length is None and request.version == "1.1"
+        self._until_close = has_body and head.length is None and not self.takes_chunks
+        if self.takes_chunks:
             noted = head.noted
             self._event_stream = (
                 noted.get(b"content-type", b"")[:17].lower() == b"text/event-stream"
                 and b"content-encoding" not in noted
             )
         self._closing_after(x)
-        return engine_head(x, head, self._context.date, chunked=self._chunked, close=self._closing)
+        return engine_head(x, head, self._context.date, chunked=self.takes_chunks, close=self._closing)
 
     def answer(self, x: Exchange, reply: Reply) -> None:
         """Answer in the engine's place, or end an answer that has begun so that nobody takes it for whole."""

@@ -96,21 +96,15 @@ class Upstream(asyncio.Protocol):
         if x is None:
             self._transport.abort()
             return
+        reader = self._reader
         if self._head_seen:  # until then nothing that comes ends the wait for it
             self._heard = self._context.clock.now()
-        reader = self._reader
-        try:
-            reader.feed(data)
-        except ProtocolError as error:
-            log.warning("%s: %s", self.endpoint.name, error)
-            body = reader.take()
-            if self._head_seen and body:
-                x.client.relay(x, None, body, False)  # what came before the fault is the answer's
-            self._fail(error.refusal)
-            return
-        except Exception:
-            log.exception("reading the answer of %s failed", self.endpoint.name)
-            self._fail(INTERNAL)
+            if x.client.takes_chunks and not x.pipeline.sees_data:
+                length = reader.whole_chunks(data)
+                if length:
+                    x.client.pass_on(x, data, length)
+                    return
+        if not self._read(x, data):
             return
         head = None
         if not self._head_seen:
@@ -124,7 +118,24 @@ class Upstream(asyncio.Protocol):
             self._detach(head or reader.head)
             x.client.relay(x, head, body, True)
         else:
-            x.client.relay(x, head, body, False, data if reader.whole_chunks else b"")
+            x.client.relay(x, head, body, False)
+
+    def _read(self, x: Exchange, data: bytes) -> bool:
+        """False: it cannot be read, and `x` was ended."""
+        try:
+            self._reader.feed(data)
+        except ProtocolError as error:
+            log.warning("%s: %s", self.endpoint.name, error)
+            body = self._reader.take()
+            if self._head_seen and body:
+                x.client.relay(x, None, body, False)  # what came before the fault is the answer's
+            self._fail(error.refusal)
+        except Exception:
+            log.exception("reading the answer of %s failed", self.endpoint.name)
+            self._fail(INTERNAL)
+        else:
+            return True
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()

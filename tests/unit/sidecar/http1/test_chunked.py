@@ -26,10 +26,8 @@ class Reading:
         for read in reads:
             self.feed(read)
 
-    def feed(self, read: bytes) -> bool:
-        """Whether `read` was chunks from first byte to last."""
+    def feed(self, read: bytes) -> None:
         self.rest = read[self.reader.feed(read, 0, self.pieces.append) :]
-        return self.reader.whole
 
 
 def refused(*reads: bytes) -> str:
@@ -53,29 +51,33 @@ def test_reads_may_end_anywhere() -> None:
         assert reading.rest == b""
 
 
-def test_whole_chunks_are_told_from_others() -> None:
-    reading = Reading(b"3\r\nabc\r\n3\r\nabc\r\n")
-    assert reading.feed(b"3\r\nabc\r\n")
-    assert reading.feed(b"3\r\nabc\r\n3\r\nabc\r\n")
-    assert not reading.feed(b"3\r\nabc\r\n3\r\nab")
-    assert not reading.feed(b"c\r\n")
-    assert reading.feed(b"3\r\nabc\r\n")
-    assert not reading.feed(b"3\r\nabc\r\n0\r\n")
-    assert not reading.feed(b"\r\n")
+@pytest.mark.parametrize(
+    ("read", "length"),
+    [
+        (b"3\r\nabc\r\n", 3),
+        (b"3\r\nabc\r\n4\r\nabcd\r\n", 7),
+        (b"3\r\nabc\r\n3\r\nab", 0),
+        (b"3\r\nabc\r\n3\r\nabc\r", 0),
+        (b"3\r\nabc\r\n4", 0),  # what follows must not be measured against bytes of another chunk
+        (b"3\r\nabc\r\n4\r", 0),
+        (b"3\r\nabc\r\n0\r\n\r\n", 0),
+        (b"3\r\nabcd\r\n", 0),
+        (b"3;x\r\nabc\r\n", 0),
+        (b"03\r\nabc\r\n", 0),
+        (b"x\r\nabc\r\n", 0),
+    ],
+)
+def test_whole_chunks_are_told_from_others_and_left_alone(read: bytes, length: int) -> None:
+    reading = Reading(b"3\r\nabc\r\n4\r\nabcd\r\n03\r\nabc\r\n")
+    assert reading.reader.whole(read) == length
+    assert reading.pieces == [b"abc", b"abcd", b"abc"]
 
 
-def test_what_comes_before_a_size_of_the_next_read_is_no_chunk() -> None:
-    """A size without its CRLF must not be measured against bytes of another chunk."""
-    Reading(b"4\r\nabcd\r\n2\r\nab\r\n")
-    reading = Reading(b"4\r\nabcd\r\n4")
-    assert reading.pieces == [b"abcd"]
-    reading.feed(b"\r\nwxyz\r\n")
-    assert reading.pieces == [b"abcd", b"wxyz"]
-
-
-def test_after_an_extension_chunks_are_not_passed_as_they_are() -> None:
-    reading = Reading(b"3\r\nabc\r\n3;a\r\nabc\r\n")
-    assert not reading.feed(b"3\r\nabc\r\n")
+@pytest.mark.parametrize(
+    "before", [b"3\r\nab", b"3\r\nabc", b"3\r\nabc\r", b"3", b"3\r", b"3;x\r\nabc\r\n", b"0\r\n"]
+)
+def test_inside_a_chunk_or_after_an_extension_nothing_passes_as_it_is(before: bytes) -> None:
+    assert Reading(b"3\r\nabc\r\n", before).reader.whole(b"3\r\nabc\r\n") == 0
 
 
 @pytest.mark.parametrize(
