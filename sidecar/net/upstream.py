@@ -25,7 +25,7 @@ from sidecar.http1.fields import PROXY_WORDS
 from sidecar.http1.request import ABSOLUTE
 from sidecar.http1.response import ResponseReader
 from sidecar.net.answers import VIA, interim_head
-from sidecar.net.sockets import write_at_once
+from sidecar.net.sockets import read_little, write_at_once
 
 if TYPE_CHECKING:
     from sidecar.balance.endpoint import Endpoint
@@ -87,6 +87,7 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         write_at_once(self._transport)
+        read_little(self._transport)
         self._timer = self._context.timers.after(self._every(), self._check, None)
 
     def data_received(self, data: bytes) -> None:
