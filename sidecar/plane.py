@@ -45,10 +45,10 @@ class Plane:
         self.clock = clock
         self.lifecycle = Lifecycle()
         self.timers = Timers(clock.now)
-        self.context = Context(clock, self.timers, self.lifecycle)
+        self.bodies = Budget(config.max_buffered_bytes)
+        self.context = Context(clock, self.timers, self.lifecycle, self.bodies)
         self.connections = self.context.connections = Connections(self.context, dialer)
         self.gate: Gate[Exchange] = Gate(config.admission.max_in_flight, config.admission.max_queue)
-        self.bodies = Budget(config.max_buffered_bytes)
         self.catalog = Catalog()
         self.endpoint = _endpoint(config.engine)
         telemetry = config.telemetry

@@ -340,7 +340,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     state_file: Annotated[Text | None, doc("keeps what was learnt over a restart")] = None
     drain_s: Annotated[Seconds, doc("how long running streams may go on after SIGTERM")] = 600.0
     max_body_bytes: Annotated[Bytes, doc("largest request body; larger ones get 413")] = 16 * MIB
-    max_buffered_bytes: Annotated[Bytes, doc("all buffered bodies together; beyond it 503")] = 256 * MIB
+    max_buffered_bytes: Annotated[
+        Bytes, doc("all buffered bodies together; beyond it 503. Half of it for answers that are not read")
+    ] = 256 * MIB
     max_connections: Annotated[Count, doc("open client connections")] = 10_000
     max_connections_per_client: Annotated[
         Count | None, doc("of them from one address, trusted proxies apart; absent: any number")

@@ -19,5 +19,9 @@ class Budget:
         self.held += amount
         return True
 
+    def take_spare(self, amount: int) -> bool:
+        """The same, for what is worth less: only where half of the limit stays free."""
+        return self.held + amount <= self.limit // 2 and self.take(amount)
+
     def give_back(self, amount: int) -> None:
         self.held -= amount

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.clock import Clock
+    from sidecar.flow.budget import Budget
     from sidecar.http1.forwarded import Trust
     from sidecar.lifecycle import Lifecycle
     from sidecar.net.connections import Connections
@@ -26,6 +27,7 @@ class Context:
     """A reload replaces what `configure` sets; exchanges keep the pipeline and time-outs they began with."""
 
     __slots__ = (
+        "bodies",
         "clients",
         "clock",
         "connections",
@@ -47,11 +49,12 @@ class Context:
     timeouts: Timeouts
     trust: Trust
 
-    def __init__(self, clock: Clock, timers: Timers, lifecycle: Lifecycle) -> None:
+    def __init__(self, clock: Clock, timers: Timers, lifecycle: Lifecycle, bodies: Budget) -> None:
         self.clock = clock
         self.date = Date(clock.wall)
         self.timers = timers
         self.lifecycle = lifecycle
+        self.bodies = bodies  # bytes of them that are held in memory
         self.clients: set[Downstream] = set()
         self.places = Places()  # connections of each address
         self.turned_away = 0  # connections beyond max_connections that are being told so
@@ -65,3 +68,21 @@ class Context:
         self.max_connections = config.max_connections
         self.places.limit = config.max_connections_per_client
         self.overload_status = config.admission.overload_status
+
+    def enter(self, client: Downstream) -> str | None:
+        """Take `client` in, or say why it is one too many."""
+        if len(self.clients) >= self.max_connections:
+            return "try another pod"
+        # A proxy's address carries many callers, and a unix socket has none.
+        if client.peer and not self.trust.covers(client.peer):
+            client.has_place = self.places.take(client.peer)
+            if not client.has_place:
+                return f"at most {self.places.limit} for each address"
+        self.clients.add(client)
+        return None
+
+    def leave(self, client: Downstream) -> None:
+        """It is gone, whether or not it was taken in."""
+        self.clients.discard(client)
+        if client.has_place:
+            self.places.give_back(client.peer)

@@ -7,7 +7,7 @@ its head and, beyond a few, unread. A connection is in one of these situations, 
     head        a head has begun            head_s, then 408
     body        a body is coming            body_s for each 16 KiB of it or its end, then 408
     exchange    the pipeline has it         the pipeline's and the upstream's time-outs
-    congested   the client does not read    stall_s, then closed
+    congested   the client does not read    stall_s, or until memory is short, then reset
     hanging up  the last answer is out      LINGER_S of unread input, so that no reset eats the answer
 
 The client has gone when its side is closed while an exchange is under way: a half-closed sender
@@ -66,15 +66,16 @@ class Downstream(asyncio.Protocol):
         "_failure",
         "_heard",
         "_looking",
-        "_placed",
         "_proceeding",
         "_reader",
         "_reading",
         "_timer",
         "_transport",
         "_turned_away",
+        "_unread",
         "_until_close",
         "_x",
+        "has_place",
         "peer",
         "takes_chunks",
     )
@@ -91,14 +92,15 @@ class Downstream(asyncio.Protocol):
         self._reading = True
         self._closing = False
         self._congested_since = 0.0
+        self._unread = 0  # bytes that it does not take, which count among those in memory
         self._turned_away = False
-        self._placed = False  # it counts among the connections of its address
         self._looking = False  # for a client that leaves while nobody reads
         self._heard = 0.0
         self._began = 0.0  # the wait for the client: for a request, its head's rest, or more of its body
         self._body_seen = 0  # bytes of the body that had come then
         self._forget_answer()
         self.peer = ""
+        self.has_place = False  # it counts among the connections of its address
 
     def _forget_answer(self) -> None:
         self._answering = False  # the head of the answer is out
@@ -131,23 +133,9 @@ class Downstream(asyncio.Protocol):
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         self._heard = self._began = context.clock.now()
         self._timer = context.timers.after(self._every(), self._check, None)
-        if len(context.clients) >= context.max_connections:
-            self._turn_away("try another pod")
-        elif not self._has_place():
-            self._turn_away(f"at most {context.places.limit} for each address")
-        else:
-            context.clients.add(self)
-
-    def _has_place(self) -> bool:
-        """Whether there is room for its address. A proxy's carries many callers, a unix socket has none."""
-        peer, context = self.peer, self._context
-        if not peer or context.trust.covers(peer):
-            return True
-        self._placed = context.places.take(peer)
-        return self._placed
-
-    def _turn_away(self, why: str) -> None:
-        context = self._context
+        why = context.enter(self)
+        if why is None:
+            return
         if context.turned_away < _MAX_TURNED_AWAY:
             self._turned_away = True
             context.turned_away += 1  # apart: who is on the way out must not keep others out
@@ -185,25 +173,43 @@ class Downstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         self._timer.cancel()
-        self._context.clients.discard(self)
+        self._context.leave(self)
         self._context.turned_away -= self._turned_away
-        if self._placed:
-            self._context.places.give_back(self.peer)
+        self._forget_unread()
         x = self._x
         if x is not None:
             self._x = None
-            x.status = CLIENT_GONE.status
-            x.reason = CLIENT_GONE.reason
+            if not x.reason:
+                x.status = CLIENT_GONE.status
+                x.reason = CLIENT_GONE.reason
             if x.upstream is not None:
                 x.upstream.abandon()
             x.pipeline.complete(x)
 
     def pause_writing(self) -> None:
         self._congested_since = self._context.clock.now()
+        unread = self._transport.get_write_buffer_size()
+        if not self._context.bodies.take_spare(unread):
+            self._make_room()
+            return
+        self._unread += unread
         if self._x is not None and self._x.upstream is not None:
             self._x.upstream.pause()
 
+    def _make_room(self) -> None:
+        """Too much is in memory: of all who could end now, the one who does not read."""
+        x = self._x
+        if x is not None:
+            x.status = x.status or OVERLOADED.status
+            x.reason = OVERLOADED.reason
+        self.abort()
+
+    def _forget_unread(self) -> None:
+        self._context.bodies.give_back(self._unread)
+        self._unread = 0
+
     def resume_writing(self) -> None:
+        self._forget_unread()
         self._congested_since = 0.0
         if self._x is None:
             self._wait_anew()
@@ -433,7 +439,7 @@ class Downstream(asyncio.Protocol):
         sent = reader.is_idle and not reader.requests and self._failure is None and self._reading
         self._timer.cancel()
         timeout = LINGER_S if not sent and not self.is_congested else self._context.timeouts.stall_s
-        self._timer = self._context.timers.after(timeout, self._cut, None)
+        self._timer = self._context.timers.after(timeout, self.abort, None)
         if sent:
             transport.close()
             return
@@ -452,11 +458,10 @@ class Downstream(asyncio.Protocol):
             self._closing = True
             self._hang_up()
 
-    def abort(self) -> None:
-        """Close at once."""
-        self._transport.abort()
-
-    def _cut(self, _: None) -> None:
+    def abort(self, _: None = None) -> None:
+        """Close at once. Who has not read everything must not take it for the whole."""
+        if self._congested_since:
+            reset_on_close(self._transport)
         self._transport.abort()
 
     def _every(self) -> float:
@@ -472,7 +477,7 @@ class Downstream(asyncio.Protocol):
         waited = now - self._began
         if self._congested_since:  # nothing else is expected of it before it reads
             if now - self._congested_since >= timeouts.stall_s:
-                self._transport.abort()
+                self.abort()
         elif x is None and self._reader.is_idle:
             if waited >= timeouts.keep_alive_s:
                 self._closing = True

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sidecar.settings import Address
 
 _RDHUP: Final = getattr(select, "POLLRDHUP", 0)  # Linux
+_UNREAD: Final = 64 * 1024  # bytes; the kernel takes twice as much for its own needs
+_UNSENT: Final = 64 * 1024  # bytes
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -43,6 +45,16 @@ def pause_at_once(transport: asyncio.WriteTransport) -> None:
     A slow peer then holds what one read brought, and not 64 KiB more before the other side feels it.
     """
     transport.set_write_buffer_limits(high=0)
+
+
+def read_little(transport: asyncio.BaseTransport) -> None:
+    """Bound what the kernel keeps for us to read, and with it a read: a slow client holds one of them.
+
+    It would let 6 MB wait, and uvloop reads up to 256 KB. Engines are near: smaller windows cost nothing.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNREAD)
 
 
 def reset_on_close(transport: asyncio.BaseTransport) -> None:
@@ -78,6 +90,9 @@ def _listen(sock: socket.socket, place: object, backlog: int) -> None:
     sock.setblocking(False)
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by every connection: what is in flight is the network's matter, but beyond it the kernel
+        # would take 4 MB for each client that does not read.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     sock.bind(place)  # type: ignore[arg-type]  # what its family takes

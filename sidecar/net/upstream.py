@@ -25,7 +25,7 @@ from sidecar.http1.fields import PROXY_WORDS
 from sidecar.http1.request import ABSOLUTE
 from sidecar.http1.response import ResponseReader
 from sidecar.net.answers import VIA, interim_head
-from sidecar.net.sockets import pause_at_once
+from sidecar.net.sockets import pause_at_once, read_little
 
 if TYPE_CHECKING:
     from sidecar.balance.endpoint import Endpoint
@@ -89,6 +89,7 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         pause_at_once(self._transport)
+        read_little(self._transport)
         self._timer = self._context.timers.after(self._every(), self._check, None)
 
     def data_received(self, data: bytes) -> None:

@@ -68,7 +68,7 @@ GAUGES: Final[dict[GaugeName, Metric]] = {
     "headgate_in_flight": Metric("headgate_in_flight", "Requests that the engine is working on"),
     "headgate_queued": Metric("headgate_queued", "Requests that wait for admission"),
     "headgate_connections": Metric("headgate_connections", "Open connections", ("side",)),
-    "headgate_buffered_bytes": Metric("headgate_buffered_bytes", "Bytes of request bodies held in memory"),
+    "headgate_buffered_bytes": Metric("headgate_buffered_bytes", "Bytes of bodies held in memory"),
     "headgate_loop_lag_seconds": Metric("headgate_loop_lag_seconds", "How late the event loop runs"),
     "headgate_timers": Metric("headgate_timers", "Time-outs that are watched; none at rest"),
     "headgate_event_loop_tasks": Metric("headgate_event_loop_tasks", "Tasks of the event loop: few at rest"),

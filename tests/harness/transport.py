@@ -69,6 +69,9 @@ class FakeTransport(asyncio.Transport):
             if (self.slow or len(self._written) > self.room) and not self.congested:
                 self.congest()
 
+    def get_write_buffer_size(self) -> int:
+        return len(self._written)
+
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         for data in list_of_data:
             self.write(data)

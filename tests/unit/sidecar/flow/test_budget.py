@@ -30,3 +30,21 @@ def test_a_limit_that_shrinks_takes_nothing_away() -> None:
     assert (budget.held, budget.take(1)) == (8, False)
     budget.give_back(8)
     assert (budget.take(6), budget.take(5)) == (False, True)
+
+
+def test_what_is_worth_less_leaves_half_free() -> None:
+    budget = Budget(10)
+    assert [budget.take_spare(amount) for amount in (3, 3, 2, 1)] == [True, False, True, False]
+    assert budget.take(5)
+    budget.give_back(5)
+    budget.give_back(1)
+    assert budget.take_spare(1)
+    assert budget.held == 5
+
+
+def test_what_is_worth_more_may_take_all_of_it() -> None:
+    budget = Budget(10)
+    assert budget.take(10)
+    assert not budget.take_spare(1)
+    assert not budget.take_spare(0)
+    assert budget.held == 10

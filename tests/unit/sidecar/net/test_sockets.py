@@ -1,9 +1,13 @@
 """What real sockets answer: who has left, whose file this is, and how a connection ends."""
 
 import asyncio
+import contextlib
+import fcntl
 import os
 import select
 import socket
+import struct
+import termios
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +19,7 @@ import uvloop
 from sidecar.net.sockets import (
     is_somebody_waiting,
     peer_has_left,
+    read_little,
     remove_stale_socket,
     reset_on_close,
 )
@@ -140,6 +145,31 @@ def test_a_unix_socket_has_no_reset_to_give() -> None:
         assert theirs.recv(1) == b""
 
 
+# What the kernel keeps.
+
+
+def test_what_nobody_reads_is_bounded_in_the_kernel() -> None:
+    ours, theirs = tcp()
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)  # what it may grow to, and more
+        read_little(Holder(ours))
+        theirs.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while theirs.send(bytes(2**16)):
+                pass
+        (waiting,) = struct.unpack("i", fcntl.ioctl(ours, termios.FIONREAD, bytes(4)))
+        assert 0 < waiting <= 2 * 64 * 1024
+
+
+def test_a_unix_socket_keeps_what_its_writer_may_write() -> None:
+    ours, theirs = unix()
+    with ours, theirs:
+        before = ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        read_little(Holder(ours))
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == before
+    read_little(Holder(None))
+
+
 # Files of sockets.
 
 
@@ -207,7 +237,10 @@ def test_a_port_is_listened_on() -> None:
         with socket.create_connection(where):
             wait_for(sock, select.POLLIN)
             assert is_somebody_waiting(sock)
-            sock.accept()[0].close()
+            accepted, _ = sock.accept()
+            with accepted:
+                kept = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+                assert kept == 64 * 1024, "what is not sent stays with the one who writes"
             assert not is_somebody_waiting(sock)
         with pytest.raises(OSError, match=f"cannot listen on .*:{where[1]}: Address already in use"):
             listening_at(Address(host, where[1]))
