@@ -146,3 +146,6 @@ class Exchange(Struct, eq=False):
     status: int = 0
     reason: str = ""
     bytes_out: int = 0
+
+    def __repr__(self) -> str:
+        return f"Exchange({self.request_id!r}, {self.request!r})"  # no more: it holds keys and prompts

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from sidecar.errors import ProtocolError
-from sidecar.http1.fields import LINE
+from sidecar.http1.fields import LINE, NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,20 +26,26 @@ MAX_TRAILERS: Final = 64 * 1024  # bytes,
 MAX_TRAILER_FIELDS: Final = 100
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?")
+_SIZE_BEGUN: Final = re.compile(rb"[0-9A-Fa-f]{1,16}(?:\r|;.*)?", re.DOTALL)
 _REMEMBERED: Final = 4096
-_known_sizes: dict[bytes, int] = {}  # of lines without an extension
+
+_INVALID: Final = {True: "invalid chunk size", False: "invalid trailer field"}
 
 _IN_SIZE, _IN_DATA, _AFTER_DATA, _IN_TRAILERS, _DONE = range(5)
 
 
 class ChunkedReader:
-    """Reads one body; `malformed` and `too_large` say how its errors are answered."""
+    """Reads one body; `malformed` and `too_large` say how its errors are answered.
+
+    `sizes` remembers what plain size lines meant: for whom it is, callers decide, because it can be filled.
+    """
 
     __slots__ = (
         "_extensions",
         "_left",
         "_malformed",
         "_partial",
+        "_sizes",
         "_state",
         "_too_large",
         "_trailers",
@@ -47,7 +53,8 @@ class ChunkedReader:
         "whole",
     )
 
-    def __init__(self, malformed: Refusal, too_large: Refusal) -> None:
+    def __init__(self, malformed: Refusal, too_large: Refusal, sizes: dict[bytes, int]) -> None:
+        self._sizes = sizes
         self._malformed = malformed
         self._too_large = too_large
         self._state = _IN_SIZE
@@ -65,9 +72,10 @@ class ChunkedReader:
         """
         size = len(data)
         if self._state == _IN_SIZE and not self._partial:
+            sizes = self._sizes
             while at < size:
                 line_end = data.find(b"\r\n", at)
-                length = _known_sizes.get(data[at:line_end])
+                length = sizes.get(data[at:line_end])
                 begin = line_end + 2
                 end = begin + (length or 0)
                 if not length or line_end < 0 or data[end : end + 2] != b"\r\n":
@@ -106,6 +114,9 @@ class ChunkedReader:
             if len(line) >= most:
                 too_large = self._malformed if in_size else self._too_large
                 raise ProtocolError(too_large, "a chunk's line is too long")
+            # What can become no line is refused without waiting for its end.
+            if NEVER.search(line, max(before - 1, 0)) or (in_size and not _SIZE_BEGUN.fullmatch(line[:18])):
+                raise ProtocolError(self._malformed, _INVALID[in_size])
             self._partial = line
             return len(data)
         self._partial = b""
@@ -119,14 +130,16 @@ class ChunkedReader:
     def _size(self, line: bytes) -> int:
         match = _SIZE.fullmatch(line)
         if match is None or len(line) > MAX_SIZE_LINE:
-            raise ProtocolError(self._malformed, "invalid chunk size")
+            raise ProtocolError(self._malformed, _INVALID[True])
         size = int(match[1], 16)
         if match[2]:
             self._extensions += len(match[2])
             if self._extensions > MAX_EXTENSIONS:
                 raise ProtocolError(self._malformed, f"chunk extensions exceed {MAX_EXTENSIONS} bytes")
-        elif len(_known_sizes) < _REMEMBERED:
-            _known_sizes[line] = size
+        elif line[:1] != b"0":
+            if len(self._sizes) >= _REMEMBERED:
+                self._sizes.clear()
+            self._sizes[line] = size
         return size
 
     def _trailer(self, line: bytes) -> None:
@@ -135,7 +148,7 @@ class ChunkedReader:
             self.is_complete = True
             return
         if LINE.fullmatch(line) is None:
-            raise ProtocolError(self._malformed, "invalid trailer field")
+            raise ProtocolError(self._malformed, _INVALID[False])
         self._trailers.append(len(line) + 2)
         if len(self._trailers) > MAX_TRAILER_FIELDS or sum(self._trailers) > MAX_TRAILERS:
             raise ProtocolError(self._too_large, "too many or too large trailer fields")

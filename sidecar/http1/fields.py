@@ -3,7 +3,7 @@
 Heads are rebuilt from parsed fields, never copied: hop-by-hop fields and those that `Connection` names
 are dropped, framing is stated anew, and what a caller must not set is removed. Callers send the same
 lines again and again, so what one line means is worked out once and remembered, as HPACK does: a line
-that was seen before costs one look-up. Only names in the tables below are looked at by anybody here.
+that was seen before costs one look-up. What is looked at here by name is noted; all else just passes.
 
 A line is one field (RFC 9112 section 5): a token, a colon, a value without controls. Everything a lax
 reader would repair is refused: space before the colon, a folded line, a bare CR or LF, NUL.
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 Fields = list[tuple[bytes, bytes]]
 # What is noted under which name, with which value, and the line that passes (b"": none does).
 _Meaning = tuple[bytes | None, bytes, bytes]
-# The name if it is noted, what a passing line starts with (b"": none passes), and what its values must be.
-_Name = tuple[bytes | None, bytes, "Callable[[bytes], None] | None"]
+# The name if it is noted, what a passing line starts with (b"": none passes), what its values must be, and
+# whether they seldom come twice.
+_Name = tuple[bytes | None, bytes, "Callable[[bytes], None] | None", bool]
 
 INTERNAL: Final = b"x-headgate-"  # only mesh members may set these
 PSEUDONYM: Final = b"headgate"  # in Via
@@ -102,7 +103,18 @@ _DROPPED_FROM_ANSWERS: Final = _HOP_BY_HOP | {b"content-length", b"via", b"x-req
 _NOTED_OF_ANSWERS: Final = _DROPPED_FROM_ANSWERS | {b"content-encoding", b"content-type", b"date"}
 
 # Fields of which a second one would be read differently by different readers.
-_SINGLE: Final = frozenset({b"content-length", b"content-type", b"expect", b"host", b"transfer-encoding"})
+_SINGLE: Final = frozenset(
+    {
+        b"api-key",
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"expect",
+        b"host",
+        b"transfer-encoding",
+        b"x-api-key",
+    }
+)
 # Lists, of which several are one (RFC 9110 section 5.3); a number that comes twice is then none.
 _LISTS: Final = frozenset(
     {b"connection", b"forwarded", b"max-forwards", b"upgrade", b"via", b"x-forwarded-for"}
@@ -158,14 +170,14 @@ class FieldReader:
 
     def _learn(self, line: bytes) -> _Meaning:
         written, colon, value = line.partition(b":")
-        name, starts_with, check = self._names.get(written) or self._learn_name(written)
+        name, starts_with, check, varies = self._names.get(written) or self._learn_name(written)
         value = value.strip(b" \t")
         if check is not None and colon:
             check(value)
         elif not colon or _VALUE.fullmatch(value) is None:
             raise ProtocolError(self._refusal, "invalid header field")
         meaning = name, value, starts_with and b"%b%b\r\n" % (starts_with, value)
-        if name not in _VARYING and len(line) <= _MAX_REMEMBERED:
+        if not varies and len(line) <= _MAX_REMEMBERED:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[line] = meaning
@@ -182,8 +194,11 @@ class FieldReader:
             name if name in self._noted else None,
             b"" if drops else name + b": ",
             self._check.get(name),
+            name in _VARYING,
         )
-        if len(self._names) < _REMEMBERED and len(name) <= _MAX_REMEMBERED:
+        if len(name) <= _MAX_REMEMBERED:
+            if len(self._names) >= _REMEMBERED:
+                self._names.clear()
             self._names[written] = meaning
         return meaning
 

@@ -33,16 +33,18 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_FIELDS: Final = 100
 MAX_TARGET_BYTES: Final = 16 * 1024
 MAX_METHOD_BYTES: Final = 32
+MAX_WAITING: Final = 16  # requests read ahead of their turn
 MAX_LENGTH_DIGITS: Final = 18  # of a Content-Length, leading zeros included
 _MAX_PIECES: Final = 64
 
 _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9]\.[0-9])")
 # What may be the beginning of a request line.
-_BEGINNING: Final = re.compile(TOKEN + rb"(?: [\x21-\x7e]*(?: [HTP/0-9.]{0,8}\r?)?)?|\r")
+_BEGINNING: Final = re.compile(TOKEN + rb"(?: (?:[\x21-\x7e]+(?: [HTP/0-9.]{0,8}\r?)?)?)?|\r")
 # A host and perhaps a port (RFC 3986 section 3.2), without what another reader would end it at.
 _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z\-._~%!$&()*+;=]*)(?::[0-9]*)?")
 # An absolute target: authority, and path with query (RFC 9112 section 3.2.2).
 ABSOLUTE: Final = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
+_IN_TARGET: Final = re.compile(rb"[\x21-\x7e]+")
 # TRACE would reflect what proxies add, and a caller's own keys, to whoever reads the answer.
 _NOT_SERVED: Final = frozenset({b"CONNECT", b"TRACE"})
 
@@ -73,6 +75,14 @@ class Request(Struct, eq=False):
     joined: bytearray | None = None  # what came after _MAX_PIECES of them
     received: int = 0
     complete: bool = False
+
+    def __repr__(self) -> str:
+        return f"Request({self.method!r}, {self.path!r})"  # no more: fields hold keys, and bodies prompts
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query, which may hold a key."""
+        return self.target.partition(b"?")[0]
 
     @property
     def fields(self) -> Fields:
@@ -106,7 +116,7 @@ class Request(Struct, eq=False):
 class RequestReader:
     """Turns one connection's bytes into `requests`; raises `ProtocolError` once, and is then dead."""
 
-    __slots__ = ("_body", "_is_last", "_partial", "current", "is_idle", "requests")
+    __slots__ = ("_body", "_is_last", "_line_end", "_partial", "_rest", "current", "is_idle", "requests")
 
     def __init__(self) -> None:
         self.requests: deque[Request] = deque()
@@ -114,6 +124,8 @@ class RequestReader:
         self.is_idle = True  # no byte of a next request has come
         self._body: ChunkedReader | None = None  # of it, when it is chunked
         self._partial = bytearray()  # of a head
+        self._line_end = -1  # where its first line ends, if it does
+        self._rest = b""  # what came behind MAX_WAITING requests
         self._is_last = False  # what follows the request read last is not for us (RFC 9112 section 9.6)
 
     def feed(self, data: bytes) -> None:
@@ -121,12 +133,18 @@ class RequestReader:
         at = 0
         if self._partial:
             data = self._join(data)
+        elif self._rest:
+            data = self._rest + data
+            self._rest = b""
         while at < len(data):
             request = self.current
-            if self._is_last and request is None:
-                self.is_idle = False
-                return
             if request is None:
+                if self._is_last:
+                    self.is_idle = False
+                    return
+                if len(self.requests) >= MAX_WAITING:
+                    self._rest = data[at:]
+                    break
                 at = self._read_head(data, at)
             elif self._body is not None:
                 at = self._body.feed(data, at, request.add)
@@ -135,7 +153,13 @@ class RequestReader:
                     self._finish(request)
             else:
                 at = self._read_counted(request, data, at)
-        self.is_idle = self.current is None and not self._partial
+        partial = self._partial
+        self.is_idle = self.current is None and not self._rest and (not partial or partial == b"\r")
+
+    @property
+    def has_rest(self) -> bool:
+        """More was fed than is read: feed on, with what comes or with nothing, once `requests` are fewer."""
+        return bool(self._rest)
 
     def _read_head(self, data: bytes, at: int) -> int:
         """A head from `at` on, if it is whole; where it ends."""
@@ -146,6 +170,7 @@ class RequestReader:
             if at == len(data):
                 return at
             self._partial += memoryview(data)[at:]
+            self._line_end = -1
             self._look_ahead(0)
             return len(data)
         after_line = data.find(b"\r\n", at)
@@ -188,11 +213,8 @@ class RequestReader:
         if version == "1.1":
             if b"host" not in noted:
                 raise ProtocolError(MALFORMED, "no host")
-        elif version == "1.0":
-            if b"transfer-encoding" in noted:
-                raise ProtocolError(MALFORMED, "a transfer coding in HTTP/1.0")
-        else:
-            raise ProtocolError(VERSION, f"HTTP/{version}")
+        elif b"transfer-encoding" in noted:
+            raise ProtocolError(MALFORMED, "a transfer coding in HTTP/1.0")
         length = noted.get(b"content-length")
         if length is not None:
             request.length = int(length)
@@ -201,7 +223,7 @@ class RequestReader:
                 raise ProtocolError(MALFORMED, "content-length beside transfer-encoding")
             _check_coding(noted[b"transfer-encoding"])
             request.length = None
-            self._body = ChunkedReader(MALFORMED, HEADERS_TOO_LARGE)
+            self._body = ChunkedReader(MALFORMED, HEADERS_TOO_LARGE, {})
         connection = noted.get(b"connection")
         if connection is not None or version == "1.0":
             _read_connection(request, connection)
@@ -215,7 +237,7 @@ class RequestReader:
         partial += data
         while partial.startswith(b"\r\n"):
             del partial[:2]
-            before = 0
+            before, self._line_end = 0, -1
         if partial.find(b"\r\n\r\n", max(before - 3, 0)) < 0:
             if partial:
                 self._look_ahead(before)
@@ -227,12 +249,17 @@ class RequestReader:
     def _look_ahead(self, seen: int) -> None:
         """Refuse what can become no head, without waiting for its end; `seen` bytes of it were looked at."""
         partial = self._partial
-        line_end = partial.find(b"\r\n")
-        if line_end < 0:
-            _check_beginning(bytes(partial))
-        elif seen <= line_end + 1:
-            _read_start(bytes(partial[:line_end]))
-        elif len(partial) - line_end > MAX_HEAD_BYTES:
+        if self._line_end < 0:
+            self._line_end = partial.find(b"\r\n", max(seen - 1, 0))
+            if self._line_end < 0:
+                # Within a target only what is new need be looked at.
+                if seen <= MAX_METHOD_BYTES or not _IN_TARGET.fullmatch(partial, seen):
+                    _check_beginning(bytes(partial))
+                if len(partial) > MAX_METHOD_BYTES + MAX_TARGET_BYTES:
+                    _check_beginning(bytes(partial))
+            else:
+                _read_start(bytes(partial[: self._line_end]))
+        elif len(partial) - self._line_end > MAX_HEAD_BYTES:
             raise ProtocolError(HEADERS_TOO_LARGE, f"the fields exceed {MAX_HEAD_BYTES} bytes")
         if NEVER.search(partial, max(seen - 1, 0)):
             raise ProtocolError(MALFORMED, "a control character, or a bare CR or LF")
@@ -303,8 +330,9 @@ def _count_down(request: Request, forwards: bytes) -> None:
     if not forwards.isdigit() or len(forwards) > MAX_LENGTH_DIGITS:
         raise ProtocolError(MALFORMED, "invalid max-forwards")
     request.goes_no_further = int(forwards) == 0
-    request.passing = [line for line in request.passing if not line.startswith(b"max-forwards:")]
-    request.passing.append(b"max-forwards: %d\r\n" % (int(forwards) - 1))
+    others = [line for line in request.passing if not line.startswith(b"max-forwards:")]
+    if len(others) < len(request.passing):  # else Connection named it
+        request.passing = [*others, b"max-forwards: %d\r\n" % (int(forwards) - 1)]
 
 
 def _check_host(value: bytes) -> None:

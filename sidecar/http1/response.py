@@ -22,9 +22,11 @@ MAX_HEAD_BYTES: Final = 256 * 1024
 MAX_INTERIM: Final = 64  # 1xx answers before one
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
+_LONGEST_STATUS_LINE: Final = 8 * 1024
 _SWITCHING: Final = 101
 _BODILESS: Final = frozenset({204, 304})
 _REMEMBERED: Final = 256
+_chunk_sizes: dict[bytes, int] = {}  # of all engines: tokens are framed alike
 _known_status_lines: dict[bytes, tuple[int, str]] = {}
 
 
@@ -67,6 +69,7 @@ class ResponseReader:
     __slots__ = (
         "_body",
         "_chunks",
+        "_interims",
         "_left",
         "_no_body",
         "_partial",
@@ -87,17 +90,19 @@ class ResponseReader:
         self.complete = False
         self.excess = False  # bytes followed the answer: the connection must not be used again
         self.whole_chunks = False  # the last feed was plain chunks from their first byte to their last
+        self._interims = 0
         self._no_body = method == b"HEAD"
         self._body: list[bytes] = []
         self._chunks: ChunkedReader | None = None
         self._left: int | None = 0  # of a counted body; None: until the connection ends
-        self._partial = b""  # of a head
+        self._partial = bytearray()  # of a head
 
     def feed(self, data: bytes) -> None:
         """Read `data`; raises ProtocolError when it is not one HTTP/1.1 answer."""
         at = 0
         if self.head is None:
-            data = self._partial + data
+            if self._partial:
+                data = self._join(data)
             at = self._read_heads(data)
         chunks = self._chunks
         if chunks is not None:
@@ -140,34 +145,58 @@ class ResponseReader:
     def _read_heads(self, data: bytes) -> int:
         """Interim heads, and the one that counts, as far as they are here; where the last of them ends."""
         at = 0
-        while self.head is None:
+        while self.head is None and at < len(data):
             end = data.find(b"\r\n\r\n", at)
-            if end - at > MAX_HEAD_BYTES or (end < 0 and len(data) - at > MAX_HEAD_BYTES):
-                raise ProtocolError(UPSTREAM_PROTOCOL, "the head is too large")
             if end < 0:
-                seen = 0 if at else len(self._partial)
-                self._partial = data[at:]
-                _look_ahead(self._partial, seen)
+                self._partial += memoryview(data)[at:]
+                self._look_ahead(0)
                 return len(data)
+            if end - at > MAX_HEAD_BYTES:
+                raise ProtocolError(UPSTREAM_PROTOCOL, "the head is too large")
             line, *lines = data[at:end].split(b"\r\n")
             at = end + 4
             status, version = _known_status_lines.get(line) or _read_status(line)
             head = ResponseHead(status, version, lines)
             if status >= 200:
-                self._partial = b""
                 self._begin_body(head)
             else:
                 self.interim.append(head)
-                if len(self.interim) > MAX_INTERIM:
+                self._interims += 1
+                if self._interims > MAX_INTERIM:
                     raise ProtocolError(UPSTREAM_PROTOCOL, "too many interim answers")
         return at
+
+    def _join(self, data: bytes) -> bytes:
+        """The head that began in an earlier read, with what follows it; nothing while it is not whole."""
+        partial = self._partial
+        seen = len(partial)
+        partial += data
+        if partial.find(b"\r\n\r\n", max(seen - 3, 0)) < 0:
+            self._look_ahead(seen)
+            return b""
+        data = bytes(partial)
+        partial.clear()
+        return data
+
+    def _look_ahead(self, seen: int) -> None:
+        """Refuse what can become no head, without waiting for its end; `seen` bytes were looked at."""
+        partial = self._partial
+        if len(partial) > MAX_HEAD_BYTES:
+            raise ProtocolError(UPSTREAM_PROTOCOL, "the head is too large")
+        end = partial.find(b"\r\n", 0, _LONGEST_STATUS_LINE)
+        if end < 0 and (len(partial) > _LONGEST_STATUS_LINE or not b"HTTP/1.".startswith(partial[:7])):
+            raise ProtocolError(UPSTREAM_PROTOCOL, "invalid status line")
+        if end >= 0 and end >= seen - 1:
+            _read_status(bytes(partial[:end]))
+        if NEVER.search(partial, max(seen - 1, 0)):
+            raise ProtocolError(UPSTREAM_PROTOCOL, "a control character, or a bare CR or LF")
 
     def _begin_body(self, head: ResponseHead) -> None:
         self.head = head
         if self._no_body or head.status in _BODILESS or head.length == 0:
             self.complete = True
         elif head.chunked:
-            self._chunks = ChunkedReader(UPSTREAM_PROTOCOL, UPSTREAM_PROTOCOL)
+            self._chunks = ChunkedReader(UPSTREAM_PROTOCOL, UPSTREAM_PROTOCOL, _chunk_sizes)
         else:
             self._left = head.length
 
@@ -183,17 +212,6 @@ def _read_status(line: bytes) -> tuple[int, str]:
     if len(_known_status_lines) < _REMEMBERED:
         _known_status_lines[line] = status, version
     return status, version
-
-
-def _look_ahead(partial: bytes, seen: int) -> None:
-    """Refuse what can become no head, without waiting for its end; `seen` bytes of it were looked at."""
-    line, end, _ = partial.partition(b"\r\n")
-    if end:
-        _read_status(line)
-    elif not b"HTTP/1.".startswith(line[:7]):
-        raise ProtocolError(UPSTREAM_PROTOCOL, "invalid status line")
-    if NEVER.search(partial, max(seen - 1, 0)):
-        raise ProtocolError(UPSTREAM_PROTOCOL, "a control character, or a bare CR or LF")
 
 
 def _check_coding(value: bytes) -> None:

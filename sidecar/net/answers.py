@@ -5,13 +5,15 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
+from sidecar.exchange import Reply
 from sidecar.http1.encode import answer, status_line
 from sidecar.http1.fields import PSEUDONYM
 from sidecar.llm.errors import error_body
 
 if TYPE_CHECKING:
-    from sidecar.errors import Refusal
-    from sidecar.exchange import Exchange, Reply
+    from sidecar.clock import Clock
+    from sidecar.errors import ProtocolError, Refusal
+    from sidecar.exchange import Exchange
     from sidecar.http1.encode import Date
     from sidecar.http1.response import ResponseHead
 
@@ -58,6 +60,16 @@ def own_answer(x: Exchange, reply: Reply, status: int, date: Date, *, close: boo
         body, content_type = (reply.message or refusal.message).encode() + b"\n", b"text/plain; charset=utf-8"
     x.bytes_out = len(body)
     return answer(status, content_type, body, fields, close=close, head=x.request.method == b"HEAD")
+
+
+def unreadable(failure: ProtocolError, clock: Clock) -> Reply:
+    """The answer to bytes that are no request."""
+    refusal = failure.refusal
+    return Reply(
+        refusal,
+        retry_after_s=clock.jitter(1.0, 0.2) if refusal.inviting else None,
+        message=f"{refusal.message} ({failure.detail})",
+    )
 
 
 def _about(x: Exchange) -> bytes:

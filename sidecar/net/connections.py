@@ -5,9 +5,9 @@ a POST that was sent on a dying connection may not be sent again. One that was i
 asked first whether the engine has left.
 
 Where that was not known in time, a request goes out once more, and nobody notices (RFC 9110 section
-9.2.2, RFC 9112 section 9.3.1): when not a byte of it was taken, on whatever connection is left; when it
-is safe, has no body that streams, and not a byte of an answer came, on a new one, for idle ones die
-together. It stays one attempt: what is retried is the connection, not the engine.
+9.2.2, RFC 9112 section 9.3.1): when its body is held and not a byte was taken, on whatever connection is
+left; when it is safe, has no body that streams, and not a byte of an answer came, on a new one, for idle
+ones die together. It stays one attempt: what is retried is the connection, not the engine.
 """
 
 from __future__ import annotations

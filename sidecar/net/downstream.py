@@ -33,21 +33,19 @@ from sidecar.errors import (
 )
 from sidecar.exchange import Exchange, Reply
 from sidecar.http1.encode import CONTINUE, LAST_CHUNK, chunk
-from sidecar.http1.request import Request, RequestReader
+from sidecar.http1.request import MAX_WAITING, Request, RequestReader
 from sidecar.llm.errors import error_event
-from sidecar.net.answers import engine_head, own_answer
-from sidecar.net.sockets import reset_on_close, write_at_once
+from sidecar.net.answers import engine_head, own_answer, unreadable
+from sidecar.net.sockets import pause_at_once, reset_on_close
 
 if TYPE_CHECKING:
-    from sidecar.clock import Clock
     from sidecar.http1.response import ResponseHead
     from sidecar.net.context import Context
     from sidecar.net.timers import Timer
 
 LINGER_S: Final = 2.0
 _MAX_TURNED_AWAY: Final = 256  # connections that are told so at once; more are cut
-_MAX_PIPELINED: Final = 16  # requests read ahead,
-_MAX_AHEAD: Final = 64 * 1024  # and bytes of their bodies
+_MAX_AHEAD: Final = 64 * 1024  # bytes of bodies read ahead of their turn
 _LEAST_OF_BODY: Final = 16 * 1024  # bytes that must come within body_s
 _LOOK_EVERY_S: Final = 0.25
 
@@ -130,7 +128,7 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         context = self._context
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        write_at_once(self._transport)
+        pause_at_once(self._transport)
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         self._heard = self._began = context.clock.now()
@@ -152,18 +150,21 @@ class Downstream(asyncio.Protocol):
         self._heard = self._context.clock.now()
         reader = self._reader
         was_idle = reader.is_idle
-        try:
-            reader.feed(data)
-        except ProtocolError as error:
-            self._failure = error
-        except Exception:
-            log.exception("reading a request failed")
-            self._failure = ProtocolError(INTERNAL, "see the log")
+        self._read(data)
         if was_idle and not reader.is_idle:
             self._began = self._heard
         if self._x is not None:
             self._body_progressed(self._x)
         self._proceed()
+
+    def _read(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+        except ProtocolError as error:
+            self._failure = error
+        except Exception:
+            log.exception("reading a request failed")
+            self._failure = ProtocolError(INTERNAL, "see the log")
 
     def eof_received(self) -> None:
         if self._x is not None:
@@ -223,26 +224,41 @@ class Downstream(asyncio.Protocol):
         if self._proceeding:
             return
         self._proceeding = True
-        requests = self._reader.requests
         try:
-            # A client that does not read its answers gets no further ones: they would pile up here.
-            while requests and self._x is None and not self._closing and not self._congested_since:
-                self._begin(requests.popleft())
+            self._begin_some()
         finally:
             self._proceeding = False
-        if self._failure is not None and not requests:
+        reader = self._reader
+        waiting = reader.requests
+        if self._failure is not None and not waiting:
             self._answer_failure(self._failure)
-        elif requests and (len(requests) > _MAX_PIPELINED or sum(r.received for r in requests) > _MAX_AHEAD):
+        elif reader.has_rest or (waiting and sum(r.received for r in waiting) > _MAX_AHEAD):
             self.read_on(False)  # their turn has to come first
+
+    def _begin_some(self) -> None:
+        """As many as there may be, but in one turn no more than are read ahead: others wait too."""
+        reader = self._reader
+        # A client that does not read its answers gets no further ones: they would pile up here.
+        for _ in range(MAX_WAITING):
+            if reader.has_rest:
+                self._read(b"")
+            if not reader.requests or self._x is not None or self._closing or self._congested_since:
+                return
+            self._begin(reader.requests.popleft())
+        if self._x is None and not self._closing:
+            self._context.timers.after(0.0, self._go_on, None)
+
+    def _go_on(self, _: None) -> None:
+        if not self._transport.is_closing():
+            self._proceed()
 
     def _answer_failure(self, failure: ProtocolError) -> None:
         """What was read last is no request: say so once its turn has come."""
         x = self._x
-        refused = _refused(failure, self._context.clock)
         if x is None and not self._closing:
-            self._begin(Request(b"", b"", "1.1"), refused)
+            self._begin(Request(b"", b"", "1.1"), unreadable(failure, self._context.clock))
         elif x is not None and not x.request.complete:
-            x.pipeline.refuse(x, refused)
+            x.pipeline.refuse(x, unreadable(failure, self._context.clock))
 
     def _begin(self, request: Request, refused: Reply | None = None) -> None:
         context = self._context
@@ -250,9 +266,14 @@ class Downstream(asyncio.Protocol):
         x.client_ip = self.peer
         x.refusal = refused
         self._x = x
-        if not request.complete:
-            self._wait_anew()
-        x.pipeline.start(x)
+        if request.complete or self._failure is None:
+            if not request.complete:
+                self._wait_anew()
+            x.pipeline.start(x)
+        else:  # it will never be whole: nothing of it may reach the engine
+            x.pipeline.hold(x)
+            x.pipeline.start(x)
+            x.pipeline.release(x, unreadable(self._failure, context.clock))
         if x is self._x and x.entered and request.received:  # else its turn comes after another's end
             self._body_progressed(x)
 
@@ -402,7 +423,7 @@ class Downstream(asyncio.Protocol):
             return
         if not self._reading:
             self.read_on(True)
-        if self._reader.requests or self._failure is not None:
+        if self._reader.requests or self._reader.has_rest or self._failure is not None:
             self._proceed()
 
     def _wait_anew(self) -> None:
@@ -473,12 +494,3 @@ class Downstream(asyncio.Protocol):
                 self._wait_anew()
         if not self._closing or self._x is not None:
             self._timer = context.timers.after(self._every(), self._check, None)
-
-
-def _refused(failure: ProtocolError, clock: Clock) -> Reply:
-    refusal = failure.refusal
-    return Reply(
-        refusal,
-        retry_after_s=clock.jitter(1.0, 0.2) if refusal.inviting else None,
-        message=f"{refusal.message} ({failure.detail})",
-    )

@@ -39,11 +39,10 @@ def _is(sock: socket.socket, state: int) -> bool:
     return bool(poll.poll(0))
 
 
-def write_at_once(transport: asyncio.WriteTransport) -> None:
-    """Let each write go straight to the kernel, and `pause_writing` come as soon as it takes no more.
+def pause_at_once(transport: asyncio.WriteTransport) -> None:
+    """Let `pause_writing` come with the first byte that the kernel does not take.
 
-    With a high-water mark uvloop keeps what is written until the end of the loop's turn. For us every
-    write is one event's whole output, so that waiting joins nothing; and a slow peer holds one read at most.
+    A slow peer then holds what one read brought, and not 64 KiB more before the other side feels it.
     """
     transport.set_write_buffer_limits(high=0)
 

@@ -25,7 +25,7 @@ from sidecar.http1.fields import PROXY_WORDS
 from sidecar.http1.request import ABSOLUTE
 from sidecar.http1.response import ResponseReader
 from sidecar.net.answers import VIA, interim_head
-from sidecar.net.sockets import read_little, write_at_once
+from sidecar.net.sockets import pause_at_once, read_little
 
 if TYPE_CHECKING:
     from sidecar.balance.endpoint import Endpoint
@@ -48,6 +48,7 @@ class Upstream(asyncio.Protocol):
         "_context",
         "_head_seen",
         "_heard",
+        "_paused",
         "_reader",
         "_streams",
         "_timer",
@@ -70,6 +71,7 @@ class Upstream(asyncio.Protocol):
         self._head_seen = False
         self._streams = False  # the request's body is sent as it comes
         self._congested = False  # the engine does not take what is sent
+        self._paused = False  # what it sends is not read, for the client's sake
         self._heard = 0.0
 
     @property
@@ -86,7 +88,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        write_at_once(self._transport)
+        pause_at_once(self._transport)
         read_little(self._transport)
         self._timer = self._context.timers.after(self._every(), self._check, None)
 
@@ -95,12 +97,16 @@ class Upstream(asyncio.Protocol):
         if x is None:
             self._transport.abort()
             return
-        self._heard = self._context.clock.now()
+        if self._head_seen:  # until then nothing that comes ends the wait for it
+            self._heard = self._context.clock.now()
         reader = self._reader
         try:
             reader.feed(data)
         except ProtocolError as error:
             log.warning("%s: %s", self.endpoint.name, error)
+            body = reader.take()
+            if self._head_seen and body:
+                x.client.relay(x, None, body, False)  # what came before the fault is the answer's
             self._fail(error.refusal)
             return
         except Exception:
@@ -236,6 +242,7 @@ class Upstream(asyncio.Protocol):
             self._begun = True
             return None
         self._head_seen = True
+        self._heard = self._context.clock.now()
         x.responded = self._heard
         x.status = head.status
         return head if x.pipeline.response(x) else None
@@ -243,11 +250,13 @@ class Upstream(asyncio.Protocol):
     def pause(self) -> None:
         """The client is slow: let the engine feel it."""
         if not self._transport.is_closing():
+            self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
         """The client has caught up."""
         if not self._transport.is_closing():
+            self._paused = False
             self._heard = self._context.clock.now()
             self._transport.resume_reading()
 
@@ -270,6 +279,8 @@ class Upstream(asyncio.Protocol):
             self._transport.abort()  # close() would wait for the engine to take the rest
         elif head is not None and head.keep_alive and not self._reader.excess:
             self.idle_since = self._heard
+            if self._paused:
+                self.resume()  # for whoever is next
             self._context.connections.idle(self)
         else:
             self._transport.close()

@@ -132,7 +132,7 @@ class Identify(Stage):
         if lifecycle.lagging and x.is_work:  # what is queued now would make everybody later still
             return Reply(OVERLOADED, retry_after_s=self._clock.jitter(1.0, 0.2))
         via = noted.get(b"via")
-        if via is not None and via.count(PSEUDONYM) > _MAX_ROUNDS:
+        if via is not None and _rounds(via) > _MAX_ROUNDS:
             return Reply(LOOP)
         if request.goes_no_further:
             return Reply(_OURS_TO_ANSWER)
@@ -286,6 +286,11 @@ def _matches(rule: ClassRule, path: str, model: str | None, first: Mapping[bytes
         key = _bare_key(first)
         return key is not None and hashlib.sha256(key).hexdigest() in rule.key_sha256
     return True
+
+
+def _rounds(via: bytes) -> int:
+    """How often a request has come through here: an entry is a protocol, a name, perhaps a comment."""
+    return sum(entry.split()[1:2] == [PSEUDONYM] for entry in via.split(b","))
 
 
 def _bare_key(noted: Mapping[bytes, bytes]) -> bytes | None:

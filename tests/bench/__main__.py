@@ -14,7 +14,7 @@ from typing import Final
 import uvloop
 
 from tests.bench import costs, machine, waits
-from tests.bench.peers import Engine
+from tests.bench.peers import Engine, collector
 from tests.bench.proxies import BASELINE, COMMANDS, ENVOY, SIDECAR, Place, installed
 from tests.bench.report import SUBJECT, Figure, machine_table, table
 from tests.bench.rounds import Bench
@@ -73,7 +73,7 @@ def arguments() -> argparse.Namespace:
 async def run(asked: argparse.Namespace, folder: Path) -> dict[str, list[Figure]]:
     """Measure; says each table as soon as it is there."""
     engine = Engine()
-    place = Place(*await engine.start(), folder)
+    place = Place(await engine.listen(), await collector(), folder)
     present = installed()
     if missing := [name for name in asked.proxies or COMMANDS if name not in present]:
         print(f"not installed, left out: {', '.join(missing)}", file=sys.stderr)

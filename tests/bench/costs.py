@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from math import nan
 
 from tests.bench import hot_path
@@ -152,8 +153,10 @@ async def memory(bench: Bench) -> list[Figure]:
     few, many = bench.some(1000), most_streams(bench.some(8000))
 
     async def measure(name: str) -> dict[str, float]:
+        # To a port of its own: thousands of connections to one leave no free port for the next thousands.
+        place = replace(bench.place, engine=await bench.engine.listen())
         async with AsyncExitStack() as stack:
-            proxy = (await stack.enter_async_context(standing([name], bench.place)))[name]
+            proxy = (await stack.enter_async_context(standing([name], place)))[name]
             held = [resident_kb(proxy.pids)]
             for streams in (few, many - few):
                 asked = [post(b"?trickle")] * streams

@@ -45,7 +45,7 @@ def post(query: bytes = b"", size: int = 1024) -> bytes:
 
 
 class Engine:
-    """A model server on loopback, and a collector of traces beside it."""
+    """A model server on loopback."""
 
     def __init__(self) -> None:
         self.answers = 0
@@ -54,9 +54,9 @@ class Engine:
         self._steady: set[asyncio.Transport] = set()
         self._slow: list[set[asyncio.Transport]] = [set() for _ in range(STEPS_PER_S)]
 
-    async def start(self) -> tuple[int, int]:
-        """Listen; the ports of the engine and of the collector."""
-        return await _listen(lambda: _Answering(self)), await _listen(_Collecting)
+    async def listen(self) -> int:
+        """One more port to reach it at."""
+        return await _listen(lambda: _Answering(self))
 
     async def step(self) -> None:
         """Write the chunks of the streams that have a rate, until cancelled."""
@@ -92,6 +92,11 @@ class Engine:
     def forget(self, stream: asyncio.Transport) -> None:
         for streams in (self._steady, *self._slow):
             streams.discard(stream)
+
+
+async def collector() -> int:
+    """The port of a trace collector on loopback, which accepts everything."""
+    return await _listen(_Collecting)
 
 
 async def _listen(connection: Callable[[], asyncio.Protocol]) -> int:

@@ -220,6 +220,21 @@ def test_what_is_no_answer_is_502(name: str) -> None:
     assert len(wire.engines) == 2
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [b"nonsense", b"\r\n", b"\n", b" ", b"HTTP/2", b"HTTP/1.1 20\r\n", b"HTTP/1.1 200 OK\n",
+     b"HTTP/1.1 200 \0", b"HTTP/1.1 200 OK\r\na: b\n", b"HTTP/1.1 200 OK\r\na: b\rc"],
+)  # fmt: skip
+def test_rule_13_what_cannot_become_an_answer_is_502_at_once(begun: bytes) -> None:
+    """Who waits for the end of its line waits until the time-out."""
+    wire = Wire()
+    client = wire.client() >> get()
+    for byte in begun:
+        if wire.engine.is_open:
+            wire.engine >> bytes([byte])
+    assert client.answer().reason == "upstream_protocol"
+
+
 @pytest.mark.parametrize("reason", [b"", b" ", b" OK", b" \xe9\t\xff", b" a  b "])
 def test_rule_12_the_reason_phrase_is_ours(reason: bytes) -> None:
     """RFC 9112 section 4: clients should ignore it; a proxy that copies it copies what is in it."""

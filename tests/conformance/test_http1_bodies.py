@@ -92,6 +92,37 @@ def broken_off(rest: bytes) -> None:
     wire.assert_at_rest()
 
 
+HOPELESS = [
+    b"1\n", b"1;a\n", b"1;a\rb", b"1;a\0", b"1\r\na\n", b"0\r\n\n", b"0\r\na: b\n", b"0\r\na: \0",
+    b"0\r\n\rx",
+]  # fmt: skip
+
+
+@PATHS
+@pytest.mark.parametrize("rest", HOPELESS)
+def test_rule_22_what_cannot_become_a_chunk_is_refused_at_once(rest: bytes, path: str) -> None:
+    """Who waits for the end of its line waits for ever."""
+    wire = Wire()
+    client = wire.client() >> post_chunked(path, b"{", last=False)
+    for byte in rest:
+        client >> bytes([byte])
+    assert client.answer(b"POST").status == 400
+    wire.assert_at_rest()
+
+
+@pytest.mark.parametrize("rest", HOPELESS)
+def test_rule_22_nor_is_an_engine_waited_for(rest: bytes) -> None:
+    wire = Wire()
+    client = wire.client() >> get()
+    wire.engine >> BEGUN
+    for byte in rest:
+        if wire.engine.is_open:
+            wire.engine >> bytes([byte])
+    assert not client.answer().complete
+    assert wire.engine.aborted
+    wire.assert_at_rest()
+
+
 SIZES = {
     "capitals": (b"A\r\n" + b"a" * 10 + b"\r\n0\r\n\r\n", b"a" * 10),
     "leading zeros": (b"0001\r\na\r\n000\r\n\r\n", b"a"),

@@ -6,6 +6,7 @@ What rule_NN says is in `test_http1_rules`.
 import pytest
 
 from sidecar.net.downstream import LINGER_S
+from tests.conformance.messages import CHUNKED
 from tests.harness.engine import SSE, End, answer, chunked, ok
 from tests.harness.wire import CHAT, Wire, get, post, post_chunked
 
@@ -126,6 +127,7 @@ LAST = [
     ok(b"", b"connection: x, Close"),
     ok(b"", b"connection: keep-alive", b"connection: close"),
     ok().replace(b"HTTP/1.1", b"HTTP/1.0"),
+    ok(b"", b"connection: x").replace(b"HTTP/1.1", b"HTTP/1.0"),
 ]
 
 
@@ -195,14 +197,24 @@ def test_half_close_after_the_answer_is_the_usual_end(sent: bytes) -> None:
 # Ends that come late, and bytes after the end.
 
 
+WHOLE = {
+    "HEAD": ok(),
+    "GET": ok(b"mine"),
+    "PUT": answer(b"200 OK", chunked(b"mine"), CHUNKED),
+    "DELETE": answer(b"204 No", b""),
+}
+
+
 @pytest.mark.parametrize("after", [b"x", b"\r\n", b"\r\nx", b"\0", ok(b"poison"), b"HTTP/1.1 200 OK\r\n"])
-@pytest.mark.parametrize("sent", [get(), get(method="HEAD")])
-def test_rule_25_what_follows_an_answer_costs_the_connection(sent: bytes, after: bytes) -> None:
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("method", WHOLE)
+def test_rule_25_what_follows_an_answer_costs_the_connection(method: str, after: bytes, cut: bool) -> None:
     wire = Wire()
-    client = wire.client() >> sent
-    mine = ok(b"mine") if b"GET" in sent else ok()
-    wire.engine >> mine + after
-    assert client.answer(sent[:4].strip()).complete
+    client = wire.client() >> get(method=method)
+    mine = WHOLE[method]
+    for piece in (mine[:-1], mine[-1:] + after) if cut else (mine + after,):
+        wire.engine >> piece
+    assert client.answer(method.encode()).complete
     assert client.received() == b""
     assert not wire.engine.is_open
     client >> get()

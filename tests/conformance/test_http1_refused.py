@@ -207,6 +207,28 @@ def test_rule_19_what_is_not_exactly_chunked(coding: str) -> None:
     assert wire.engines == []
 
 
+HOPELESS = [
+    b"\x16\x03\x01", b"(", b" ", b"\n", b"\rG", b"GET\t", b"GET  ", b"GET /\x80", b"GET /\n", b"GET / X",
+    b"GET / HTTP/1.1\n", b"GET / HTTP/1.1 ", b"GET / HTTP/1.1\r\na: b\n", b"GET / HTTP/1.1\r\na: b\rc",
+    b"GET / HTTP/1.1\r\na: \0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("begun", HOPELESS)
+@pytest.mark.parametrize("before", [b"", b"\r\n", get("/1")])
+def test_rule_13_what_cannot_become_a_request_is_refused_at_once(before: bytes, begun: bytes) -> None:
+    """Who waits for the end of its line waits for ever."""
+    wire = Wire()
+    client = wire.client() >> before
+    for byte in begun:
+        client >> bytes([byte])
+    if b"GET" in before:
+        wire.engine >> b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+        assert client.answer().status == 200
+    assert client.answer().status == 400
+    assert not client.is_open
+
+
 @pytest.mark.parametrize("sent", [get(), get("/", "connection: close"), get(version="1.0")])
 def test_what_is_refused_behind_a_request_waits_for_its_answer(sent: bytes) -> None:
     """An answer is owed to the first; the refusal may not be taken for it."""

@@ -33,3 +33,11 @@ def test_it_has_only_the_fields_it_names() -> None:
 def test_verdicts_are_told_apart_by_identity_and_type() -> None:
     assert isinstance(PARKED, Parked)
     assert not isinstance(PARKED, Reply)
+
+
+def test_it_shows_neither_key_nor_prompt() -> None:
+    """Whatever is logged of it by mistake."""
+    x = Asker().ask("authorization: Bearer sk-123", target="/v1/x?key=sk-456", body=b"my secret")
+    shown = f"{x!r} {x.request!r}"
+    assert "/v1/x" in shown
+    assert not any(secret in shown for secret in ("sk-123", "sk-456", "my secret"))

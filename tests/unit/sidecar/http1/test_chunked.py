@@ -20,7 +20,7 @@ class Reading:
     """What a reader made of the bytes it was fed."""
 
     def __init__(self, *reads: bytes) -> None:
-        self.reader = ChunkedReader(MALFORMED, HEADERS_TOO_LARGE)
+        self.reader = ChunkedReader(MALFORMED, HEADERS_TOO_LARGE, {})
         self.pieces: list[bytes] = []
         self.rest = b""
         for read in reads:

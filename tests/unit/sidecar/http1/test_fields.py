@@ -97,7 +97,9 @@ def test_of_a_repeated_field_the_first_counts_and_of_a_list_all() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [b"host", b"content-length", b"transfer-encoding", b"content-type", b"expect"]
+    "name",
+    [b"host", b"content-length", b"transfer-encoding", b"content-type", b"expect", b"authorization",
+     b"x-api-key"],
 )
 def test_what_readers_would_take_differently_must_not_be_repeated(name: bytes) -> None:
     with pytest.raises(ProtocolError, match="repeated"):

@@ -3,7 +3,14 @@
 import pytest
 
 from sidecar.errors import ProtocolError
-from sidecar.http1.request import MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES, Request, RequestReader
+from sidecar.http1.request import (
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    MAX_TARGET_BYTES,
+    MAX_WAITING,
+    Request,
+    RequestReader,
+)
 from tests.harness.wire import get, post, post_chunked
 
 SEGMENT = b"x" * 65536
@@ -75,9 +82,27 @@ def test_trailers_are_dropped() -> None:
 
 def test_the_offer_of_h2c_is_ignored_however_often_it_is_made() -> None:
     offer = get("/", "connection: upgrade, http2-settings", "upgrade: h2c", "http2-settings: AAA")
-    requests = read(offer * 2000 + post("/", b"ok"))
-    assert len(requests) == 2001
-    assert requests[-1].take_body() == b"ok"
+    reader = RequestReader()
+    reader.feed(offer * 2000 + post("/", b"ok"))
+    for _ in range(2000):
+        assert reader.requests.popleft().target == b"/"
+        reader.feed(b"")
+    assert reader.requests.popleft().take_body() == b"ok"
+
+
+def test_no_more_is_read_ahead_than_there_may_wait() -> None:
+    reader = RequestReader()
+    reader.feed(get() * 100 + b"GET / HT")
+    reader.feed(b"TP/1.1\r\nhost: b\r\n\r\n")
+    assert len(reader.requests) == MAX_WAITING
+    read = 0
+    while reader.requests:
+        rests = read < 101 - MAX_WAITING
+        assert (reader.has_rest, reader.is_idle) == (rests, not rests)
+        last = reader.requests.popleft()
+        read += 1
+        reader.feed(b"")
+    assert (read, last.noted[b"host"]) == (101, b"b")
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,9 @@ def test_a_head_has_an_end() -> None:
 @pytest.mark.parametrize("together", [True, False])
 def test_interim_answers_have_an_end(together: bool) -> None:
     interim = answer(b"102 P", b"")
-    reader = reading(interim * MAX_INTERIM)
+    reader = reading(interim * (MAX_INTERIM - 1))
+    reader.interim.clear()
+    reader.feed(interim)
+    reader.interim.clear()
     with pytest.raises(ProtocolError, match="too many interim"):
         reading(interim * (MAX_INTERIM + 1)) if together else reader.feed(interim)

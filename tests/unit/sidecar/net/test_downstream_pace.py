@@ -2,6 +2,7 @@
 
 import pytest
 
+from sidecar.http1.request import MAX_WAITING
 from tests.harness.engine import SSE, End, chunked, ok
 from tests.harness.wire import Client, Wire, get, post
 
@@ -64,7 +65,7 @@ def test_what_one_who_does_not_read_asks_is_left_unread_too() -> None:
     client >> DENIED * 17
     assert not client.transport.reading
     client >> DENIED
-    assert len(client.downstream._reader.requests) == 17
+    assert len(client.downstream._reader.requests) == MAX_WAITING
     client.transport.room = 1e6
     read(client, wire)
     assert client.received().count(b"x-headgate-reason: forbidden") == 18

@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 
 from sidecar.exchange import Exchange
-from sidecar.http1.request import Request
+from sidecar.http1.request import MAX_WAITING, Request
 from sidecar.stages.identify import Identify
 from tests.harness.engine import End, ok
 from tests.harness.wire import CHAT, Wire, get, post, post_chunked
@@ -136,4 +136,30 @@ def test_a_rewritten_body_is_entered_anew_and_held_once() -> None:
     wire.engine >> ok(b"from another")
     assert client.answer().body == b"from another"
     assert wire.engine.seen[-1].body == b'{"model":"another"}'
+    wire.assert_at_rest()
+
+
+def test_one_turn_is_for_so_many_requests_and_no_more() -> None:
+    """Who pipelines what is refused at once must not keep the event loop from everybody else."""
+    wire = Wire()
+    client = wire.client() >> get("/sleep") * (MAX_WAITING * 3)
+    assert client.received().count(b"x-headgate-reason: forbidden") == MAX_WAITING
+    wire.advance(1)
+    assert client.received().count(b"x-headgate-reason: forbidden") == MAX_WAITING * 2
+    assert client.transport.reading
+    wire.assert_at_rest()
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/upload", CHAT])
+def test_what_is_known_to_be_malformed_never_reaches_the_engine(path: str) -> None:
+    wire = Wire()
+    first = wire.client() >> get()
+    wire.engine.request()
+    wire.engine >> ok()
+    assert first.answer().status == 200
+    wire.engine.sent()
+    client = wire.client() >> post_chunked(path, b"abc", last=False) + b"zz\r\n"
+    assert client.answer(b"POST").reason == "malformed"
+    assert wire.engine.sent() == b""
+    assert not client.is_open
     wire.assert_at_rest()

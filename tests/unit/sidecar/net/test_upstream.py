@@ -328,3 +328,34 @@ def test_an_idle_connection_has_no_deadline() -> None:
     wire.engine >> ok()
     wire.advance(30)
     assert wire.engine.is_open
+
+
+def test_an_idle_connection_is_read_whatever_its_last_client_did() -> None:
+    """One that does not read an interim answer pauses the engine, whose answer is in the same read."""
+    wire = Wire()
+    slow = wire.client() >> get()
+    slow.transport.slow = True
+    wire.engine >> answer(b"103 E", b"", b"link: a") + ok()
+    assert wire.engine.transport.reading
+    other = wire.client() >> get("/other")
+    wire.engine >> ok(b"other")
+    assert other.answer().body == b"other"
+
+
+def test_interim_answers_do_not_put_off_the_first_byte() -> None:
+    wire = Wire("timeouts: {first_byte_s: 10}")
+    client = wire.client() >> get()
+    for _ in range(3):
+        wire.advance(4)
+        wire.engine >> answer(b"102 Processing", b"")
+    wire.advance(2)
+    assert client.answer().reason == "first_token_timeout"
+
+
+def test_what_came_before_a_fault_is_the_answers() -> None:
+    wire = Wire()
+    client = wire.client() >> post()
+    wire.engine >> SSE + chunked(b"data: 1\n\n", last=False)
+    wire.engine >> chunked(b"data: 2\n\n", last=False) + b"zz\r\n"
+    body = client.received().partition(b"\r\n\r\n")[2]
+    assert body.index(b"data: 2") < body.index(b"upstream_protocol")
