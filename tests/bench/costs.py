@@ -8,7 +8,7 @@ from math import nan
 from tests.bench import hot_path
 from tests.bench.load import Spent, closed_loop, streaming, watch
 from tests.bench.machine import most_streams, resident_kb
-from tests.bench.peers import Listener, post
+from tests.bench.peers import STEPS_PER_S, Listener, post
 from tests.bench.proxies import BASELINE, Proxy, gateway_and_sidecar, standing
 from tests.bench.report import SUBJECT, Budget, Figure
 from tests.bench.rounds import KB, US, Bench, Values, in_turns
@@ -51,16 +51,18 @@ async def requests(bench: Bench) -> list[Figure]:
 async def chunks(bench: Bench) -> list[Figure]:
     """CPU for an SSE chunk.
 
-    50 a second: on each stream, and on all at the same instant, as engines step. In turn: the next chunk of a
-    stream when the last is through, which keeps the core busy enough to tell user code from the kernel.
+    50 or 25 a second: on each stream, and on all at once, as engines step. In turn: the next chunk of a stream
+    when the last is through, which keeps the core busy enough to tell user code from the kernel.
     """
     async with standing(bench.names, bench.place) as proxies:
 
         async def measure(proxy: Proxy) -> dict[str, float]:
             found: dict[str, float] = {}
-            for streams, in_turn in ((64, False), (64, True), (1000, False)):
-                (spent,) = await _streamed(bench, proxy, streams, in_turn=in_turn)
-                found |= _each(spent, f"{streams:,} streams, {'in turn' if in_turn else '50/s'}")
+            for streams, rate in ((64, 50), (64, 0), (1000, 25)):
+                bench.engine.stride = STEPS_PER_S // rate if rate else 1
+                (spent,) = await _streamed(bench, proxy, streams, in_turn=not rate)
+                found |= _each(spent, f"{streams:,} streams, {f'{rate}/s' if rate else 'in turn'}")
+            bench.engine.stride = 1
             return found
 
         values = await in_turns(bench.rounds, proxies, measure)

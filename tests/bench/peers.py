@@ -6,7 +6,8 @@ process, on one loop: so a caller can tell the engine to go on, and both read th
 What the engine answers stands in the query of the target:
 
     (none)      1 KB of JSON
-    ?stream     a chunk 50 times a second, for ever; all streams at the same instant, as an engine's steps are
+    ?stream     a chunk at every `stride`-th of 50 steps a second, for ever; all streams at the same instant,
+                as an engine's steps are
     ?trickle    the same, once a second, spread over the second
     ?once       a stream of one chunk
     ?turn=KEY   a stream whose next chunk comes when `Engine.turn(KEY)` says so
@@ -49,6 +50,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.answers = 0
+        self.stride = 1  # steps from one chunk of a stream to its next
         self.holds = False  # streams have their first chunk, and no other yet
         self._turns: dict[bytes, asyncio.Transport] = {}
         self._steady: set[asyncio.Transport] = set()
@@ -62,9 +64,10 @@ class Engine:
         """Write the chunks of the streams that have a rate, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            for slot in self._slow:
+            for i, slot in enumerate(self._slow):
                 due = loop.time() + 1 / STEPS_PER_S
-                for stream in () if self.holds else (*self._steady, *slot):
+                steady = () if i % self.stride else self._steady
+                for stream in () if self.holds else (*steady, *slot):
                     if stream.get_write_buffer_size() < _BACKLOG:
                         stream.write(CHUNK)
                 await asyncio.sleep(max(0.0, due - loop.time()))
