@@ -51,8 +51,8 @@ async def requests(bench: Bench) -> list[Figure]:
 async def chunks(bench: Bench) -> list[Figure]:
     """CPU for an SSE chunk.
 
-    50 or 25 a second: on each stream, and on all at once, as engines step. In turn: the next chunk of a stream
-    when the last is through, which keeps the core busy enough to tell user code from the kernel.
+    50 or 25 a second: on each stream, and on all at once, as engines step. In turn: the next chunk of a
+    stream when the last is through, which keeps the core busy enough to tell user code from the kernel.
     """
     async with standing(bench.names, bench.place) as proxies:
 
