@@ -16,8 +16,10 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
+from sidecar.clock import SystemClock
 from sidecar.errors import CONNECT_FAILED, INTERNAL
 from sidecar.exchange import DONE, Exchange, Reply
+from sidecar.net.complaints import Complaints
 from sidecar.net.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -172,6 +174,7 @@ class LoopDialer:
     """The real one. Making a connection is rare, so a task for it costs nothing that matters."""
 
     def __init__(self) -> None:
+        self._complaints = Complaints(SystemClock.now)
         self._tasks: set[asyncio.Task[None]] = set()  # a task nobody holds may be collected
 
     def dial(
@@ -202,5 +205,5 @@ class LoopDialer:
                     _, upstream = await loop.create_connection(made, endpoint.host, endpoint.port)
         except Exception as error:  # whatever it is, somebody waits for the outcome
             endpoint.refused += 1
-            log.warning("connecting to %s failed: %s", endpoint.name, error or "timed out")
+            self._complaints.warn(endpoint.name, f"connecting failed: {error or 'timed out'}")
         then(upstream)

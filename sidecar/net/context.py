@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.flow.places import Places
 from sidecar.http1.encode import Date
+from sidecar.net.complaints import Complaints
 from sidecar.net.sockets import peer_has_left
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Context:
         "bodies",
         "clients",
         "clock",
+        "complaints",
         "connections",
         "date",
         "has_left",
@@ -51,6 +53,7 @@ class Context:
 
     def __init__(self, clock: Clock, timers: Timers, lifecycle: Lifecycle, bodies: Budget) -> None:
         self.clock = clock
+        self.complaints = Complaints(clock.now)
         self.date = Date(clock.wall)
         self.timers = timers
         self.lifecycle = lifecycle

@@ -126,7 +126,7 @@ class Upstream(asyncio.Protocol):
         try:
             self._reader.feed(data)
         except ProtocolError as error:
-            log.warning("%s: %s", self.endpoint.name, error)
+            self._context.complaints.warn(self.endpoint.name, str(error))
             body = self._reader.take()
             if self._head_seen and body:
                 x.client.relay(x, None, body, False)  # what came before the fault is the answer's
