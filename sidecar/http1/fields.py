@@ -218,6 +218,15 @@ def answer_fields(refusal: Refusal, check: Mapping[bytes, Callable[[bytes], None
     return FieldReader(_NOTED_OF_ANSWERS, _DROPPED_FROM_ANSWERS, refusal, check)
 
 
+def whole_head(partial: bytearray, seen: int) -> bytes:
+    """All of `partial`, which is emptied, if a head ends in it behind the `seen` bytes; else nothing."""
+    if partial.find(b"\r\n\r\n", max(seen - 3, 0)) < 0:
+        return b""
+    data = bytes(partial)
+    partial.clear()
+    return data
+
+
 def pairs(lines: list[bytes]) -> Fields:
     """Valid `lines` as names in lower case and values, in order and with their repeats."""
     split = (line.partition(b":") for line in lines)

@@ -27,7 +27,16 @@ from sidecar.errors import (
     Refusal,
 )
 from sidecar.http1.chunked import ChunkedReader
-from sidecar.http1.fields import NEVER, ORDINARY, TOKEN, Fields, has_token, pairs, request_fields
+from sidecar.http1.fields import (
+    NEVER,
+    ORDINARY,
+    TOKEN,
+    Fields,
+    has_token,
+    pairs,
+    request_fields,
+    whole_head,
+)
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_FIELDS: Final = 100
@@ -238,13 +247,10 @@ class RequestReader:
         while partial.startswith(b"\r\n"):
             del partial[:2]
             before, self._line_end = 0, -1
-        if partial.find(b"\r\n\r\n", max(before - 3, 0)) < 0:
-            if partial:
-                self._look_ahead(before)
-            return b""
-        data = bytes(partial)
-        partial.clear()
-        return data
+        whole = whole_head(partial, before)
+        if not whole and partial:
+            self._look_ahead(before)
+        return whole
 
     def _look_ahead(self, seen: int) -> None:
         """Refuse what can become no head, without waiting for its end; `seen` bytes of it were looked at."""
@@ -252,10 +258,9 @@ class RequestReader:
         if self._line_end < 0:
             self._line_end = partial.find(b"\r\n", max(seen - 1, 0))
             if self._line_end < 0:
-                # Within a target only what is new need be looked at.
-                if seen <= MAX_METHOD_BYTES or not _IN_TARGET.fullmatch(partial, seen):
-                    _check_beginning(bytes(partial))
-                if len(partial) > MAX_METHOD_BYTES + MAX_TARGET_BYTES:
+                # Within a target only what is new need be looked at, or somebody's single bytes add up.
+                in_target = partial.count(b" ") == 1 and _IN_TARGET.fullmatch(partial, seen) is not None
+                if not in_target or len(partial) > MAX_TARGET_BYTES:
                     _check_beginning(bytes(partial))
             else:
                 _read_start(bytes(partial[: self._line_end]))

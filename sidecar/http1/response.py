@@ -15,7 +15,7 @@ from typing import Final
 
 from sidecar.errors import UPSTREAM_PROTOCOL, ProtocolError
 from sidecar.http1.chunked import ChunkedReader
-from sidecar.http1.fields import NEVER, Fields, answer_fields, has_token, pairs
+from sidecar.http1.fields import NEVER, Fields, answer_fields, has_token, pairs, whole_head
 from sidecar.http1.request import check_length
 
 MAX_HEAD_BYTES: Final = 256 * 1024
@@ -172,12 +172,10 @@ class ResponseReader:
         partial = self._partial
         seen = len(partial)
         partial += data
-        if partial.find(b"\r\n\r\n", max(seen - 3, 0)) < 0:
+        whole = whole_head(partial, seen)
+        if not whole:
             self._look_ahead(seen)
-            return b""
-        data = bytes(partial)
-        partial.clear()
-        return data
+        return whole
 
     def _look_ahead(self, seen: int) -> None:
         """Refuse what can become no head, without waiting for its end; `seen` bytes were looked at."""
