@@ -48,6 +48,7 @@ _MAX_TURNED_AWAY: Final = 256  # connections that are told so at once; more are 
 _MAX_AHEAD: Final = 64 * 1024  # bytes of bodies read ahead of their turn
 _LEAST_OF_BODY: Final = 16 * 1024  # bytes that must come within body_s
 _LOOK_EVERY_S: Final = 0.25
+_GRACE_S: Final = 1.0  # for a reader for whose bytes there is no room
 
 log = logging.getLogger("headgate.downstream")
 
@@ -56,29 +57,10 @@ class Downstream(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_answering",
-        "_began",
-        "_body_seen",
-        "_closing",
-        "_congested_since",
-        "_context",
-        "_event_stream",
-        "_failure",
-        "_heard",
-        "_looking",
-        "_proceeding",
-        "_reader",
-        "_reading",
-        "_timer",
-        "_transport",
-        "_turned_away",
-        "_unread",
-        "_until_close",
-        "_x",
-        "has_place",
-        "peer",
-        "takes_chunks",
-    )
+        "_answering", "_began", "_body_seen", "_closing", "_congested_since", "_context", "_event_stream",
+        "_failure", "_heard", "_looking", "_proceeding", "_reader", "_reading", "_timer", "_transport",
+        "_turned_away", "_unread", "_until_close", "_x", "has_place", "peer", "takes_chunks",
+    )  # fmt: skip
 
     _transport: asyncio.Transport
     _timer: Timer
@@ -176,6 +158,7 @@ class Downstream(asyncio.Protocol):
         self._context.leave(self)
         self._context.turned_away -= self._turned_away
         self._forget_unread()
+        self._congested_since = 0.0
         x = self._x
         if x is not None:
             self._x = None
@@ -188,16 +171,23 @@ class Downstream(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._congested_since = self._context.clock.now()
-        unread = self._transport.get_write_buffer_size()
-        if not self._context.bodies.take_spare(unread):
-            self._make_room()
-            return
-        self._unread += unread
+        if not self._has_room():
+            # Not at once: who reads is congested for moments too, and must not pay for others who do not.
+            self._context.timers.after(_GRACE_S, self._make_room, self._congested_since)
         if self._x is not None and self._x.upstream is not None:
             self._x.upstream.pause()
 
-    def _make_room(self) -> None:
-        """Too much is in memory: of all who could end now, the one who does not read."""
+    def _has_room(self) -> bool:
+        unread = self._transport.get_write_buffer_size()
+        if not self._context.bodies.take_spare(unread):
+            return False
+        self._unread += unread
+        return True
+
+    def _make_room(self, since: float) -> None:
+        """Too much is in memory still: of all who could end now, the one who has read nothing `since`."""
+        if self._congested_since != since or self._has_room():
+            return
         x = self._x
         if x is not None:
             x.status = x.status or OVERLOADED.status

@@ -173,6 +173,8 @@ def _h11_message(parser: h11.Connection) -> Message | None:
     version = head.http_version.decode()
     start = (head.method, head.target, version) if isinstance(head, h11.Request) else (head.status_code,)
     tells = complete and version == "1.1"  # with 1.0 it always closes
+    # With an upgrade offered h11 waits for our answer before it says.
+    tells = tells and parser.their_state is not h11.MIGHT_SWITCH_PROTOCOL
     keep_alive = parser.their_state is not h11.MUST_CLOSE if tells else None
     return Message(start, lowered(list(head.headers)), body, complete, keep_alive)
 

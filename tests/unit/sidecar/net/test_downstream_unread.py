@@ -8,6 +8,7 @@ from tests.harness.engine import SSE, End, answer, chunked, ok
 from tests.harness.wire import CHAT, Client, Wire, get, post
 
 TIGHT = "max_buffered_bytes: 4000\nmax_body_bytes: 2000"  # so that 2000 may lie unread
+LATE_S = 1.5
 UNTIL_CLOSE = answer(b"200 OK", b"")
 
 
@@ -80,6 +81,8 @@ def test_where_there_is_no_room_the_one_who_does_not_read_is_cut() -> None:
     first, second = unread(wire, 1500), unread(wire, 400)
     waits = wire.client() >> get("/x")
     third = unread(wire, 200)
+    assert third.is_open
+    wire.advance(LATE_S)
     assert third.was_reset
     assert wire.engines[3].aborted
     assert (wire.record.status, wire.record.reason) == (200, "overloaded")
@@ -94,6 +97,34 @@ def test_where_there_is_no_room_the_one_who_does_not_read_is_cut() -> None:
     wire.assert_at_rest()
 
 
+def test_who_reads_again_in_time_is_not_cut_for_those_who_do_not() -> None:
+    wire = Wire(TIGHT)
+    unread(wire, 2000)
+    reader = unread(wire, 500)
+    wire.advance(0.5)
+    reader.received()
+    reader.transport.decongest()
+    reader.transport.slow = True
+    wire.engine >> b"y" * 500  # congested anew, and again for a moment
+    wire.advance(0.7)
+    assert reader.is_open
+    reader.transport.decongest()
+    wire.engine >> b"z" * 9000
+    wire.advance(LATE_S)
+    assert reader.is_open
+    assert len(reader.received()) == 9500
+
+
+def test_room_that_was_found_meanwhile_is_taken() -> None:
+    wire = Wire(TIGHT)
+    first = unread(wire, 2000)
+    second = unread(wire, 500)
+    first >> End.RESET
+    wire.advance(LATE_S)
+    assert second.is_open
+    assert wire.plane.bodies.held == 500
+
+
 def test_they_leave_half_of_the_room_to_requests() -> None:
     wire = Wire(TIGHT)
     unread(wire, 2000)
@@ -106,22 +137,25 @@ def test_requests_come_first_and_what_is_unread_has_the_rest() -> None:
     wire = Wire(TIGHT)
     held = [wire.client() >> post(CHAT, b"x" * 900) for _ in range(2)]
     engines = list(wire.engines)
-    assert unread(wire, 500).was_reset
-    assert not unread(wire, 100).was_reset
+    greedy, modest = unread(wire, 500), unread(wire, 100)
+    wire.advance(LATE_S)
+    assert greedy.was_reset
+    assert not modest.was_reset
     for client, engine in zip(held, engines, strict=True):
         engine >> ok()
         assert client.answer(b"POST").status == 200
 
 
-@pytest.mark.parametrize("last", [b"", b"0\r\n\r\n"])
-def test_it_is_cut_though_the_answer_ends_with_the_same_piece(last: bytes) -> None:
+@pytest.mark.parametrize(("last", "reason"), [(b"", "overloaded"), (b"0\r\n\r\n", "")])
+def test_it_is_cut_though_the_answer_ends_with_the_same_piece(last: bytes, reason: str) -> None:
     wire = Wire(TIGHT)
     client = wire.client() >> post()
     wire.engine >> SSE
     client.transport.slow = True
     wire.engine >> chunked(b"x" * 3000, last=False) + last
+    wire.advance(LATE_S)
     assert client.was_reset
-    assert (wire.record.status, wire.record.reason) == (200, "overloaded")
+    assert (wire.record.status, wire.record.reason) == (200, reason)
     assert len(wire.receipts.last(10)) == 1
     wire.assert_at_rest()
 
@@ -131,7 +165,7 @@ def test_it_is_cut_though_nothing_is_under_way() -> None:
     client = wire.client() >> get()
     wire.engine >> ok(b"x" * 3000)
     client.transport.congest()
-    wire.settle()
+    wire.advance(LATE_S)
     assert client.was_reset
     assert (wire.record.status, wire.record.reason) == (200, "")
     wire.assert_at_rest()
@@ -142,6 +176,7 @@ def test_it_is_cut_before_the_head_of_its_answer() -> None:
     client = wire.client() >> get()
     client.transport.slow = True
     wire.engine >> answer(b"103 Early", b"", b"link: " + b"x" * 3000)
+    wire.advance(LATE_S)
     assert client.was_reset
     assert (wire.record.status, wire.record.reason) == (503, "overloaded")
     wire.assert_at_rest()
@@ -152,6 +187,7 @@ def test_a_refusal_that_is_not_read_is_cut_too() -> None:
     client = wire.client()
     client.transport.room = 400
     client >> get("/sleep") * 10
+    wire.advance(LATE_S)
     assert client.was_reset
     wire.assert_at_rest()
 
