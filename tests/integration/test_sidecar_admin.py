@@ -5,6 +5,7 @@ import hashlib
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -167,21 +168,36 @@ def test_decisions_are_the_newest_first_and_bounded(pod: Pod, tmp_path: Path) ->
         assert ask(f"{url}?n=two").status == 400
 
 
+def talk_nonsense(listener: socket.socket) -> None:
+    """An engine that does, until nobody listens any more."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"nonsense\r\n\r\n")
+
+
 def test_the_log_level_changes_at_once(tmp_path: Path) -> None:
-    """A request to an engine that is not there is worth a warning."""
+    """An engine that is not there is worth a warning, as is one that talks nonsense; each is said once."""
 
     def warnings(gate: Sidecar) -> int:
         assert gate.chat().status == 502
-        return gate.process.text().count(" WARNING headgate.connections: ")
+        return gate.process.text().count(" WARNING headgate.engine: ")
 
-    with sidecar(tmp_path, sidecar_settings(free_port())) as gate:
+    port = free_port()
+    with sidecar(tmp_path, sidecar_settings(port)) as gate:
         url = f"{gate.admin}/log-level"
-        assert warnings(gate) == 1
         assert (answer := ask(f"{url}?level=error", "PUT")).status == 200
         assert answer.text == "error\n"
-        assert warnings(gate) == 1
+        assert warnings(gate) == 0
         assert ask(url, "PUT", body=b"Warning").text == "warning\n"
-        assert warnings(gate) == 2
+        with socket.create_server((HOST, port)) as listener:
+            engine = threading.Thread(target=talk_nonsense, args=(listener,))
+            engine.start()
+            assert warnings(gate) == 1
+            listener.shutdown(socket.SHUT_RDWR)
+            engine.join()
         assert ask(url, "PUT", body=b"loud").status == 400
         assert (wrong := ask(url)).status == 405
         assert wrong.headers["allow"] == "PUT"
