@@ -65,6 +65,11 @@ class Mesh:
             return bool(self.chat())
         return False
 
+    def healthy(self) -> int:
+        """How many pods the gateway sends requests to: each must have passed a check first."""
+        page = get(f"{self.summary['envoy']['admin']}/stats?filter=cluster.pods.membership_healthy").decode()
+        return int(page.rpartition(":")[2])
+
     def served(self) -> dict[str, float]:
         """How many requests each pod has completed."""
         pods = self.summary["pods"]
@@ -106,6 +111,7 @@ def test_the_summary_is_where_everything_is(shared: Mesh) -> None:
 
 
 def test_the_openai_client_streams_and_both_pods_serve(shared: Mesh) -> None:
+    wait_until(lambda: shared.healthy() == 2, within_s=START_S, what="the gateway sees both pods")
     before = shared.served()
     with ThreadPoolExecutor(16) as callers:
         texts = list(callers.map(lambda _: shared.chat(), range(32)))
