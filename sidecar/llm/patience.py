@@ -30,6 +30,11 @@ def patience_s(first: Mapping[bytes, bytes]) -> tuple[float | None, float | None
     return whole if value is None else _shorter(whole, _number(value)), whole
 
 
+def says_patience(first: Mapping[bytes, bytes]) -> bool:
+    """Whether a caller tries to say it, in whatever words."""
+    return b"x-request-timeout-ms" in first or b"grpc-timeout" in first or b"x-stainless-read-timeout" in first
+
+
 def elapsed_s(request_start: bytes, wall: float) -> float:
     """Seconds since a trusted proxy's `x-request-start` (`t=` and epoch seconds, ms, us or ns)."""
     started = _number(request_start.removeprefix(b"t="))
