@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _STOCK_S: Final = 0.1  # between two looks at what runs
 _KV_TOKENS: Final = 120_000  # until somebody says how many there are
-_BACKLOG_S: Final = (0.35, 0.15, 0.06)  # of prompts that a class may add to, highest first; the last for all further
+_BACKLOG_S: Final = (0.35, 0.15, 0.06)  # of prompts that a class may add to; the last for all further
 _ACCESS_LOG_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -115,7 +115,16 @@ class Plane:
             # First in, last out: it sees every outcome, refusals among them.
             Account(self.clock, self.metrics, self.access_log, self.receipts),
             # Everything below keys on tenant, class and model. The body is read here and nowhere else.
-            Identify(config, self.clock, self.timers, self.catalog, trust, self.lifecycle, self.bodies, self.metrics),
+            Identify(
+                config,
+                self.clock,
+                self.timers,
+                self.catalog,
+                trust,
+                self.lifecycle,
+                self.bodies,
+                self.metrics,
+            ),
             # Directly above Pick: what it hands out is held until the end, across attempts.
             admit,
             # At dispatch, not at arrival, so that it sees what is true now. The retry point.

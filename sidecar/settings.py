@@ -37,7 +37,7 @@ Bytes = Annotated[int, Meta(ge=1024, le=2**40, title="bytes, from 1024 to 1 TiB"
 # Names reach metric labels, logs and Redis keys, where `{` would start a hash tag.
 Name = Annotated[str, Meta(pattern=_NAME, title="1 to 128 of letters, digits, ._@:/+- (not these first)")]
 ClassName = Annotated[
-    str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", title="the name of a class: 1 to 32 of a-z, 0-9, _- (a letter first)")
+    str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", title="a class: 1 to 32 of a-z, 0-9, _- (a letter first)")
 ]
 Text = Annotated[str, Meta(min_length=1, max_length=4096, title="text of 1 to 4096 characters")]
 UrlPath = Annotated[str, Meta(pattern=r"^/[!-~]*$", max_length=1024, title="a path that starts with /")]
@@ -103,11 +103,11 @@ class Engine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = "auto"
     deny_paths: Annotated[tuple[UrlPath, ...], doc("403 from outside, each with all below it")] = DENY_PATHS
     kv_tokens: Annotated[
-        Count | None, doc("tokens the KV cache holds; absent: what the engine says, else found out from 120000 on")
+        Count | None, doc("tokens the KV cache holds; absent: the engine is asked, else 120000 or what fits")
     ] = None
     priority: Annotated[
         Literal["off", "on"],
-        doc("on: tell the engine each request's class in the body field `priority`, as vLLM reads it; 0 is the highest"),
+        doc("on: the engine is told each request's class in `priority`, as vLLM reads it: 0 is highest"),
     ] = "off"
     max_connections: Annotated[
         Count | None, doc("open connections to the engine; absent: as many as admission lets through")
@@ -154,7 +154,7 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: Annotated[Name, doc("unique; the label in metrics and logs")]
     key_sha256: Annotated[tuple[KeyHash, ...], doc("SHA-256 of each bare API key, in hex")] = ()
     cls: Annotated[
-        ClassName | None, doc("its own class, and the highest it may ask for; absent: `standard`, else the lowest")
+        ClassName | None, doc("its class, the highest it may ask for; absent: `standard`, else the lowest")
     ] = field(name="class", default=None)
     weight: Annotated[
         Annotated[float, Meta(gt=0, le=1000, title="a number above 0, at most 1000")],
@@ -178,7 +178,7 @@ class ServiceClass(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         doc("most of the engine's room that it may hold together with all others"),
     ] = 1.0
     max_wait_s: Annotated[
-        Seconds | None, doc("longest wait for the first token that a request is let into the queue for; absent: ttft_s")
+        Seconds | None, doc("longest wait for a first token, else it is refused; absent: ttft_s")
     ] = None
 
     @property
@@ -250,18 +250,20 @@ class Admission(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         doc("off: everything runs at once; shadow: likewise, but what `on` would do is counted"),
     ] = "on"
     max_in_flight: Annotated[Count, doc("requests that run at once; more wait")] = 256
-    max_queue: Annotated[CountOrNone, doc("requests that wait; beyond it the least important go. 0: nobody waits")] = 4096
+    max_queue: Annotated[
+        CountOrNone, doc("requests that wait; beyond it the least important go. 0: nobody waits")
+    ] = 4096
     max_queue_bytes: Annotated[Bytes, doc("bodies of requests that wait; beyond it likewise")] = 128 * MIB
     queue_timeout_s: Annotated[
         Seconds | None, doc("longest wait in the queue; absent: what the class allows")
     ] = None
     aging_s: Annotated[Seconds, doc("who has waited for so long counts as one class higher")] = 30.0
     invited: Annotated[
-        Share, doc("part of each class's rate that is promised to refused callers for later; 0: nobody is invited back")
+        Share, doc("part of each class's rate that is promised to refused callers; 0: nobody is invited back")
     ] = 0.05
     preempt: Annotated[
         Literal["off", "unstarted", "started"],
-        doc("for blocked higher classes: unstarted: requeue work without a first token; started: end the lowest class's too"),
+        doc("for a blocked class, lower work waits again; started: the lowest also ends in mid-answer"),
     ] = "unstarted"
     overload_status: Annotated[
         Literal[503, 429, 529], doc("status of `overloaded`, for clients that expect another")
@@ -342,7 +344,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     tenants_from: Annotated[Literal["redis"] | None, doc("further tenants live in Redis")] = None
     classes: Annotated[
         dict[ClassName, ServiceClass],
-        doc("highest first. Of premium, standard and batch given keys change; with any other name, these are all"),
+        doc("highest first; keys of premium, standard, batch may be changed; other names replace all"),
     ] = field(default_factory=CLASSES.copy)
     class_rules: Annotated[tuple[ClassRule, ...], doc("the first that matches counts")] = ()
     limits: tuple[Limit, ...] = ()

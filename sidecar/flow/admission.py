@@ -49,7 +49,7 @@ _LEAST_LEFT: Final = 0.25  # of it must be for waiting, however long the own pro
 _KEPT: Final = 0.6  # of a higher class's share stays free for its bursts
 _LEAST_KEPT: Final = 0.08
 _UNSEEN: Final = 0.3
-_BIG_PROMPT: Final = 0.5  # of the backlog bound: longer prompts count as this, or would wait for an idle engine
+_BIG_PROMPT: Final = 0.5  # of the backlog bound: longer prompts count as this, or would wait too long
 _SLOW: Final = 0.02
 _DEMAND_S: Final = 2.0  # time constant of what classes ask for now
 _CUSTOM_S: Final = 20.0  # and of what they usually ask for
@@ -142,7 +142,7 @@ class Admission:
         return QUEUED
 
     def requeue(self, ticket: Ticket, now: float) -> None:
-        """A ticket that has run waits again, before others of its class: it lost its turn through no fault of its own."""
+        """A ticket that has run waits again, before others: it lost its turn through no fault of its own."""
         ticket.tier = INVITED
         ticket.due = max(ticket.due, now + self.terms[ticket.cls].wait_s)
         ticket.first = 0.0
@@ -150,7 +150,7 @@ class Admission:
         self._queue(ticket, now)
 
     def invite(self, ticket: Ticket, now: float, latest: float) -> float | None:
-        """When a refused caller should come back, in seconds, if that can be by `latest`; None: there is no use."""
+        """Seconds after which a refused caller should come back, by `latest`; None: there is no use."""
         if ticket.tenant in self.anomaly.held:
             return None
         earliest = now + max(ticket.predicted - self.terms[ticket.cls].wait_s, 0.0)
@@ -158,7 +158,7 @@ class Admission:
         return self.invitations.book(ticket.cls, ticket.work, rate, now, earliest, latest)
 
     def victims(self, now: float, *, started: bool = False) -> list[Ticket]:
-        """Who should give way to a blocked higher class now. `started`: of the lowest class also who has tokens."""
+        """Who should give way to a blocked higher class now. `started`: of the lowest also who has tokens."""
         if now < self._next_victims:
             return []
         for cls, queue in enumerate(self.queues[:-1]):
@@ -185,8 +185,7 @@ class Admission:
         for ticket, rank, must_fit in self._candidates(now):
             if self._fits(ticket, rank, now):
                 self._unqueue(ticket)
-                left = ticket.due - now
-                if ticket.tier != INVITED and ticket.fresh / self.meter.prompt_rate * (1 - _LEAST_LEFT) > left:
+                if ticket.tier != INVITED and self._is_late(ticket, now):
                     ticket.state = GONE
                     self.anomaly.on_refused(ticket.tenant, ticket.work)
                 else:
@@ -258,8 +257,8 @@ class Admission:
     def backlog_s(self, now: float) -> float:
         """Seconds until the engine has computed the prompts it was given.
 
-        By what it was given at the rate it has, from one first token to the next; but not less than a part of what
-        is known to be open, for an engine may be slower than it was.
+        By what it was given at the rate it has, from one first token to the next; but not less than a part
+        of what is known to be open, for an engine may be slower than it was.
         """
         return max(self._clear - now, self.backlog * _UNSEEN / self.meter.prompt_rate)
 
@@ -299,6 +298,10 @@ class Admission:
         left = ticket.due - now
         own = ticket.fresh / self.meter.prompt_rate
         return wait - own > max(_CERTAINTY * left - own, _LEAST_LEFT * left)
+
+    def _is_late(self, ticket: Ticket, now: float) -> bool:
+        own = ticket.fresh / self.meter.prompt_rate
+        return now + own * (1 - _LEAST_LEFT) > ticket.due
 
     def _fits(self, ticket: Ticket, rank: int, now: float) -> bool:
         if not self.running:
@@ -399,7 +402,7 @@ class Admission:
         self.anomaly.close(seconds)
 
     def _keep_free(self) -> None:
-        """Lower classes leave room for what higher ones have asked for lately, so that these enter at once."""
+        """Lower classes leave room for what higher ones asked for lately, so that these enter at once."""
         rate, ceiling = self.meter.work_rate, 1.0
         for cls, terms in enumerate(self.terms):
             self._ceilings[cls] = min(terms.ceiling, ceiling)

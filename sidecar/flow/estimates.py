@@ -1,8 +1,8 @@
 """What a request will cost, learnt from those that ended.
 
-    prompt    bytes of text / bytes for a token                          learnt for each model, 4.0 at first
-    fresh     prompt x (1 - part that the engine had cached)             for each tenant and model, nothing at first
-    answer    exponential mean of what such answers took, 300 at first   for each tenant and model, else the model's;
+    prompt    bytes of text / bytes for a token, 4.0 at first       for each model
+    fresh     prompt x (1 - part that the engine had cached)        for each tenant and model, or the model
+    answer    exponential mean of what answers took, 300 at first;  likewise
               no more than the caller's max_tokens
 
 Only answers that came whole teach. New keys start from the model's values and believe their first answers
@@ -45,7 +45,7 @@ class Estimates:
         return len(self._known)
 
     def expect(self, tenant: str, model: str, size: int, most: int | None) -> tuple[float, float, float]:
-        """Prompt, uncached prompt and answer of a request with `size` bytes of text that takes at most `most`."""
+        """Prompt, uncached prompt and answer (at most `most`) of a request with `size` bytes of text."""
         model_known = self._known.get(("", model)) or _DEFAULT
         known = self._known.get((tenant, model)) or model_known
         prompt = size / model_known.bytes + 1.0
@@ -81,7 +81,7 @@ class Estimates:
         ]  # fmt: skip
 
     def load(self, rows: list[Mapping[str, Any]]) -> None:
-        """Take what `dump` gave; raises KeyError, TypeError or ValueError when it is not that, and keeps nothing."""
+        """Take what `dump` gave. What is not that raises KeyError, TypeError or ValueError, and is not taken."""
         found: OrderedDict[tuple[str, str], _Known] = OrderedDict()
         for row in rows[:_MOST_KEYS]:
             known = _Known()

@@ -133,7 +133,7 @@ class ClassQueue:
             insort(self._active[tier], (account.counter, account.name, account))
 
     def ahead_of(self, ticket: Ticket) -> float:
-        """Work that will be served before `ticket`, were it added now: of others no more than a fair share."""
+        """Work that would be served before `ticket`, were it added now: of others only a fair share."""
         own = self._accounts.get(ticket.tenant)
         mine = own.work if own is not None else 0.0
         fair = (mine + ticket.work) / ticket.weight

@@ -49,10 +49,12 @@ class Invitations:
     def __len__(self) -> int:
         return len(self._refused)
 
-    def book(self, cls: int, work: float, rate: float, now: float, earliest: float, latest: float) -> float | None:
-        """Seconds from now to the instant that is kept for `work`; None: there is none from `earliest` to `latest`.
+    def book(
+        self, cls: int, work: float, rate: float, now: float, earliest: float, latest: float
+    ) -> float | None:
+        """Seconds from now to the instant that is kept for `work`, from `earliest` to `latest`.
 
-        `rate`: work a second that the class gets.
+        None: there is none. `rate`: work a second that the class gets.
         """
         if rate <= 0 or self.part <= 0:
             return None

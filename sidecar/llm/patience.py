@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LONGEST_S: Final = 86_400.0
+_NAMES: Final = (b"x-request-timeout-ms", b"grpc-timeout", b"x-stainless-read-timeout")
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
@@ -32,7 +33,7 @@ def patience_s(first: Mapping[bytes, bytes]) -> tuple[float | None, float | None
 
 def says_patience(first: Mapping[bytes, bytes]) -> bool:
     """Whether a caller tries to say it, in whatever words."""
-    return b"x-request-timeout-ms" in first or b"grpc-timeout" in first or b"x-stainless-read-timeout" in first
+    return any(name in first for name in _NAMES)
 
 
 def elapsed_s(request_start: bytes, wall: float) -> float:

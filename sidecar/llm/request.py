@@ -83,7 +83,8 @@ class _Body(msgspec.Struct):
 class Asked(msgspec.Struct):
     """What a body asks for. `cls` is what its `service_tier` means: HIGHEST, LOWEST or OWN.
 
-    `size` is the bytes of text in the prompt, `answers` how many are wanted, `odd` that `max_tokens` made no sense.
+    `size` is the bytes of text in the prompt, `answers` how many are wanted, `odd` that `max_tokens` made no
+    sense.
     """
 
     model: str | None = None

@@ -110,8 +110,12 @@ class Upstream(asyncio.Protocol):
                         x.tail = data
                     x.client.pass_on(x, data, length)
                     return
-        if not self._read(x, data):
-            return
+        if self._read(x, data):
+            self._pass_on(x)
+
+    def _pass_on(self, x: Exchange) -> None:
+        """What was read, through the stages to the client."""
+        reader = self._reader
         body = reader.take()
         head = None
         if not self._head_seen:
@@ -253,8 +257,8 @@ class Upstream(asyncio.Protocol):
     def _head(self, x: Exchange, has_body: bool) -> ResponseHead | None:
         """The head, if it is here now and the stages let it pass.
 
-        That of a stream waits for the first token: until then the request may still go elsewhere, and a failure gets
-        an answer of its own.
+        That of a stream waits for the first token: until then the request may still go elsewhere, and a
+        failure gets an answer of its own.
         """
         reader = self._reader
         for interim in reader.interim:

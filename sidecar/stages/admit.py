@@ -35,7 +35,7 @@ _SCATTER: Final = 0.2
 
 
 class Admit(Stage):
-    """Holds the gate. The gate outlives a reload, so nobody loses a slot or a place to it. `at` is its own index."""
+    """The gate outlives a reload, so nobody loses a slot or a place to it. `at` is the stage's own index."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class Admit(Stage):
                 x.pipeline.resume(x, self._refusal(x, QUEUE_FULL))
 
     def _preempt_one(self, x: Exchange) -> None:
-        """Take its place: back to the queue while nobody has seen a token of it, else its answer ends here."""
+        """Take its place: back to the queue while nobody has seen a token, else its answer ends here."""
         if x.state != FORWARDED:
             return
         if not x.responded and x.body is not None:

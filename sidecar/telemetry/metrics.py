@@ -71,7 +71,7 @@ FIRST_BYTE: Final = Metric(
 )
 TOKENS: Final = Metric(
     "headgate_tokens_total",
-    "Tokens of finished requests; prompts as estimated or as the engine said, answers as counted or as it said",
+    "Tokens of finished requests: prompts as estimated, answers as counted or as the engine said",
     ("tenant", "model", "class", "kind"),
 )
 CORRECTED: Final = Metric(
@@ -84,7 +84,7 @@ PREEMPTIONS: Final = Metric(
     "headgate_preemptions_total", "Requests that gave way to a higher class", ("class", "how")
 )
 ERROR: Final = Metric(
-    "headgate_prediction_error_seconds", "Predicted less actual time to the first token, sign dropped", ("class",)
+    "headgate_prediction_error_seconds", "How wrong a predicted time to the first token was", ("class",)
 )
 QUEUE: Final = Metric("headgate_queue_seconds", "Time spent in the admission queue", ("model", "class"))
 INFO: Final = Metric("headgate_info", "The running version")
@@ -102,12 +102,12 @@ GAUGES: Final[dict[GaugeName, Metric]] = {
         "headgate_admission_backlog_tokens", "Prompt tokens of running requests without a first token"
     ),
     "headgate_admission_work_rate": Metric(
-        "headgate_admission_work_rate", "Weighted tokens a second that the engine does when it is busy; 0: not known"
+        "headgate_admission_work_rate", "Weighted tokens a second that a busy engine does; 0: not known"
     ),
     "headgate_admission_prompt_rate": Metric(
         "headgate_admission_prompt_rate", "Prompt tokens a second that the engine computes"
     ),
-    "headgate_tenants_held": Metric("headgate_tenants_held", "Tenants held to their part for abnormal traffic"),
+    "headgate_tenants_held": Metric("headgate_tenants_held", "Tenants held to their part: abnormal traffic"),
     "headgate_connections": Metric("headgate_connections", "Open connections", ("side",)),
     "headgate_buffered_bytes": Metric("headgate_buffered_bytes", "Bytes of bodies held in memory"),
     "headgate_loop_lag_seconds": Metric("headgate_loop_lag_seconds", "How late the event loop runs"),
@@ -149,7 +149,15 @@ class Latencies(NamedTuple):
 class Series:
     """The numbers of one (tenant, model, class)."""
 
-    __slots__ = ("_duration", "_first_byte", "_queue", "answer_tokens", "bytes_out", "outcomes", "prompt_tokens")
+    __slots__ = (
+        "_duration",
+        "_first_byte",
+        "_queue",
+        "answer_tokens",
+        "bytes_out",
+        "outcomes",
+        "prompt_tokens",
+    )
 
     def __init__(self, latencies: Latencies) -> None:
         self.outcomes: dict[tuple[int | str, str], int] = {}  # by (status, reason)
