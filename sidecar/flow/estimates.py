@@ -81,7 +81,7 @@ class Estimates:
         ]  # fmt: skip
 
     def load(self, rows: list[Mapping[str, Any]]) -> None:
-        """Take what `dump` gave. What is not that raises KeyError, TypeError or ValueError, and is not taken."""
+        """Take what `dump` gave; KeyError, TypeError or ValueError, and nothing is taken, if it is not that."""
         found: OrderedDict[tuple[str, str], _Known] = OrderedDict()
         for row in rows[:_MOST_KEYS]:
             known = _Known()
