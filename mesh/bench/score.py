@@ -210,7 +210,7 @@ def recovery_s(origins: Iterable[Origin], from_s: float, to_s: float) -> float |
 
 def series(origins: Sequence[Origin]) -> Series:
     """Second by second."""
-    last = max((max(origin.ask.at, *origin.tokens_at[-1:]) for origin in origins), default=0.0)
+    last = max((max([origin.ask.at, *origin.tokens_at[-1:]]) for origin in origins), default=0.0)
     classes = sorted({origin.ask.traffic.cls for origin in origins}, key=_rank)
     found = Series(
         origins={cls: [0] * (int(last) + 1) for cls in classes},
