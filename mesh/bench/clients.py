@@ -16,6 +16,7 @@ import asyncio
 import resource
 import ssl
 from collections.abc import Callable, Sequence
+from math import inf
 from random import Random
 from time import perf_counter
 from typing import Any, Final, cast
@@ -44,20 +45,23 @@ async def drive(
     model: str,
     extra_body: Callable[[Ask], dict[str, Any]] | None = None,
     progress: Callable[[float], None] | None = None,
+    until_s: float = inf,
 ) -> list[Origin]:
     """Ask all of `asks` of the servers at these base URLs; what became of each, in the same order.
 
     `extra_body` adds members to a request's body; `progress` is told ten times a second which part has ended.
+    After `until_s` whoever is still there leaves, and stays open.
     """
     _allow_connections()
     crowd = _Crowd(asks, [Target(url) for url in targets], model, extra_body)
     try:
         crowd.start()
-        while not crowd.done.done():
-            await asyncio.wait([crowd.done], timeout=_PROGRESS_S)
+        while not crowd.done.done() and crowd.now() < until_s:
+            await asyncio.wait([crowd.done], timeout=min(_PROGRESS_S, until_s - crowd.now()))
             if progress is not None:
                 progress(crowd.ended / max(1, len(asks)))
-        crowd.done.result()
+        if crowd.done.done():
+            crowd.done.result()
     finally:
         crowd.close()
     return crowd.origins
@@ -321,20 +325,25 @@ class _Caller:
     def _after(self, why: str, outcome: Outcome, *, may_repeat: bool = True) -> None:
         """This try is over: pause and ask again, or end."""
         self.is_waiting = False
-        crowd, attempt = self._crowd, self._attempt
-        attempt.ended = now = crowd.now()
-        attempt.reason = why
-        if (head := self._answer.head) is not None:
-            self._note(head)
-        if heard := self._answer.tokens_at:
-            attempt.first_token = heard[0]
-            self._origin.tokens_at = heard
+        crowd, now = self._crowd, self._crowd.now()
+        self._record(now, why)
         pause = self._pause(outcome) if may_repeat else None
         if pause is None or now + pause >= self._gives_up:
             self._end(now, outcome)
         else:
             self._cancel_timer()
             self._timer = crowd.loop.call_later(pause, self.ask)
+
+    def _record(self, now: float, why: str) -> None:
+        """What came of this try."""
+        attempt = self._attempt
+        attempt.ended = now
+        attempt.reason = why
+        if (head := self._answer.head) is not None:
+            self._note(head)
+        if heard := self._answer.tokens_at:
+            attempt.first_token = heard[0]
+            self._origin.tokens_at = heard
 
     def _note(self, head: ResponseHead) -> None:
         attempt, words = self._attempt, said(head)
@@ -367,8 +376,11 @@ class _Caller:
     def abandon(self) -> None:
         """Leave without an outcome: the run is over."""
         self._cancel_timer()
-        self.is_waiting = False
         self._drop()
+        self._origin.ended = self._crowd.now()
+        if self.is_waiting:
+            self.is_waiting = False
+            self._record(self._origin.ended, "")
 
     def _wait_until(self, at: float) -> None:
         self._cancel_timer()

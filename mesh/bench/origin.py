@@ -3,6 +3,9 @@
 An origin *attains* its objective when it is served whole, its first token came within `ttft_s` of when it
 first asked, and the mean time between its tokens is at most `itl_ms`. An answer that is not streamed has no
 first token to see: it attains when it is whole within `ttft_s + itl_ms * (tokens - 1)`.
+
+When a run is ended while origins are open, a stream that has begun counts by what it did so far, and one that
+still had time for its first token says nothing: it is `undecided`.
 """
 
 from array import array
@@ -11,8 +14,8 @@ from typing import Literal
 
 from mesh.bench.workload import Ask
 
-# Whole; told that there is no room; the caller gave up; broke off; anything else.
-Outcome = Literal["served", "refused", "timeout", "cut", "error"]
+# Whole; told that there is no room; the caller gave up; broke off; anything else; the run ended first.
+Outcome = Literal["served", "refused", "timeout", "cut", "error", "open"]
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class Origin:
     attempts: list[Attempt] = field(default_factory=list)
     tokens_at: "array[float]" = field(default_factory=lambda: array("d"))  # when each came
     ended: float = 0.0
-    outcome: Outcome = "error"
+    outcome: Outcome = "open"
 
     @property
     def ttft_s(self) -> float:
@@ -56,9 +59,21 @@ class Origin:
         return self.ended - self.ask.at
 
     @property
+    def is_served(self) -> bool:
+        """Whole, or on the way when the run ended."""
+        return self.outcome == "served" or (self.outcome == "open" and bool(self.tokens_at))
+
+    @property
+    def is_undecided(self) -> bool:
+        """The run ended too early to say what would have become of it."""
+        if self.outcome != "open" or self.tokens_at:
+            return False
+        return not self.ask.traffic.stream or self.latency_s < self.ask.traffic.ttft_s
+
+    @property
     def attains(self) -> bool:
         """Whether this caller got what its objective says."""
-        if self.outcome != "served" or not self.tokens_at:
+        if not self.is_served or not self.tokens_at:
             return False
         traffic = self.ask.traffic
         if not traffic.stream:

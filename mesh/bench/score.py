@@ -1,6 +1,7 @@
 """What a run was worth. Pure: from what became of each origin to figures.
 
-- Attainment (see `origin`), shares and quantiles are about the origins that arrived in the window.
+- Attainment (see `origin`), shares and quantiles are about the origins that arrived in the window, without the
+  undecided.
 - Goodput counts tokens of attaining origins, each in the second in which it came, and only there: whoever
   arrived before the window and is answered in it counts as well, as who arrived in it and is answered later
   does not. So it can be held against a capacity in tokens a second.
@@ -51,8 +52,8 @@ class ClassScore:
     goodput_share: float | None  # of the capacity
     throughput: float  # tokens a second of all
     wasted_tokens: int
-    ttft_s: Quantiles  # of the served, from when they first asked
-    itl_ms: Quantiles  # of the served: the mean of each
+    ttft_s: Quantiles  # of the served streams, from when they first asked
+    itl_ms: Quantiles  # of the served streams: the mean of each
     latency_s: Quantiles  # of the served, from when they first asked to the last byte
     attempts: float  # for each origin
     invited: int  # refusals with a time to come back
@@ -116,7 +117,7 @@ def score(
     classes = {cls: window.of(groups[cls]) for cls in sorted(groups, key=_rank)}
     total = window.of(origins)
     fair = [each.jain for each in classes.values() if each.jain is not None]
-    here = [origin for origin in origins if from_s <= origin.ask.at < to_s]
+    here = _arrived(origins, from_s, to_s)
     late = _quantiles([origin.attempts[0].sent - origin.ask.at for origin in here if origin.attempts])
     return Score(
         from_s=from_s,
@@ -144,8 +145,9 @@ class _Window:
 
     def of(self, origins: Sequence[Origin]) -> ClassScore:
         """Figures of these origins, of one class or of all."""
-        here = [origin for origin in origins if self._from_s <= origin.ask.at < self._to_s]
-        served = [origin for origin in here if origin.outcome == "served"]
+        here = _arrived(origins, self._from_s, self._to_s)
+        served = [origin for origin in here if origin.is_served]
+        streamed = [origin for origin in served if origin.ask.traffic.stream]
         good = sum(self._tokens(origin) for origin in origins if origin.attains)
         tokens = sum(map(self._tokens, origins))
         seconds = self._to_s - self._from_s
@@ -156,14 +158,14 @@ class _Window:
             attainment=_share(sum(origin.attains for origin in here), here),
             served=_share(len(served), here),
             shed=_share(sum(origin.outcome == "refused" for origin in here), here),
-            failures=_share(sum(origin.outcome not in ("served", "refused") for origin in here), here),
+            failures=_share(sum(not (origin.is_served or origin.outcome == "refused") for origin in here), here),
             goodput=good / seconds,
             goodput_share=good / seconds / self._capacity if self._capacity else None,
             throughput=tokens / seconds,
             wasted_tokens=tokens - good,
-            ttft_s=_quantiles([origin.ttft_s for origin in served]),
-            itl_ms=_quantiles([origin.itl_ms for origin in served if len(origin.tokens_at) > 1]),
-            latency_s=_quantiles([origin.latency_s for origin in served]),
+            ttft_s=_quantiles([origin.ttft_s for origin in streamed]),
+            itl_ms=_quantiles([origin.itl_ms for origin in streamed if len(origin.tokens_at) > 1]),
+            latency_s=_quantiles([origin.latency_s for origin in served if origin.outcome == "served"]),
             attempts=sum(len(origin.attempts) for origin in here) / max(1, len(here)),
             invited=len(invited),
             returned=len(returned),
@@ -186,7 +188,7 @@ class _Window:
         received: Counter[str] = Counter()
         for origin in here:
             asked[origin.ask.traffic.tenant] += 1
-            unserved[origin.ask.traffic.tenant] += origin.outcome != "served"
+            unserved[origin.ask.traffic.tenant] += not origin.is_served
         for origin in origins:
             received[origin.ask.traffic.tenant] += self._tokens(origin)
         backlogged = [tenant for tenant, count in asked.items() if unserved[tenant] > BACKLOGGED * count]
@@ -206,7 +208,7 @@ def recovery_s(origins: Iterable[Origin], from_s: float, to_s: float) -> float |
     asked: Counter[int] = Counter()
     attained: Counter[int] = Counter()
     for origin in origins:
-        if origin.ask.traffic.cls in (PREMIUM, STANDARD):
+        if origin.ask.traffic.cls in (PREMIUM, STANDARD) and not origin.is_undecided:
             asked[int(origin.ask.at)] += 1
             attained[int(origin.ask.at)] += origin.attains
     recovered = None
@@ -245,7 +247,7 @@ def _invitations(origin: Origin) -> Iterable[tuple[bool, bool]]:
     for attempt, following in zip(tries, [*tries[1:], None], strict=True):
         if _is_invitation(attempt):
             came_back = following is not None and following.sent >= _returns_at(attempt) - _SOON_S
-            yield came_back, came_back and following is tries[-1] and origin.outcome == "served"
+            yield came_back, came_back and following is tries[-1] and origin.is_served
 
 
 def _is_invitation(attempt: Attempt) -> bool:
@@ -261,6 +263,10 @@ def _failures(origins: Iterable[Origin]) -> Iterable[str]:
         for attempt in origin.attempts:
             if attempt.reason or not 200 <= attempt.status < 300:
                 yield attempt.reason or str(attempt.status)
+
+
+def _arrived(origins: Iterable[Origin], from_s: float, to_s: float) -> list[Origin]:
+    return [each for each in origins if from_s <= each.ask.at < to_s and not each.is_undecided]
 
 
 def _share(count: int, of: Sequence[Origin]) -> float:
