@@ -1,7 +1,7 @@
 """What a run was worth. Pure: from what became of each origin to figures.
 
-- Attainment (see `origin`), shares and quantiles are about the origins that arrived in the window, without the
-  undecided.
+- Attainment (see `origin`), shares and quantiles are about the origins that arrived in the window, without
+  the undecided.
 - Goodput counts tokens of attaining origins, each in the second in which it came, and only there: whoever
   arrived before the window and is answered in it counts as well, as who arrived in it and is answered later
   does not. So it can be held against a capacity in tokens a second.
@@ -148,6 +148,7 @@ class _Window:
         here = _arrived(origins, self._from_s, self._to_s)
         served = [origin for origin in here if origin.is_served]
         streamed = [origin for origin in served if origin.ask.traffic.stream]
+        refused = [origin for origin in here if origin.outcome == "refused"]
         good = sum(self._tokens(origin) for origin in origins if origin.attains)
         tokens = sum(map(self._tokens, origins))
         seconds = self._to_s - self._from_s
@@ -157,8 +158,8 @@ class _Window:
             origins=len(here),
             attainment=_share(sum(origin.attains for origin in here), here),
             served=_share(len(served), here),
-            shed=_share(sum(origin.outcome == "refused" for origin in here), here),
-            failures=_share(sum(not (origin.is_served or origin.outcome == "refused") for origin in here), here),
+            shed=_share(len(refused), here),
+            failures=_share(len(here) - len(served) - len(refused), here),
             goodput=good / seconds,
             goodput_share=good / seconds / self._capacity if self._capacity else None,
             throughput=tokens / seconds,
