@@ -6,6 +6,8 @@ engines and these loads:
 adaptive    adaptive_concurrency. Its limit is  L' = g·L + √L,  g = (minRTT + 25 %) / (median duration of the last
             second). minRTT is given, not measured: with answers of many seconds, its 50 samples at low concurrency
             would last longer than a run. It is the median duration of an engine that is busy and not yet full.
+            The limit is kept near what an engine holds (75): left alone it grows into the thousands while load
+            is low, and durations tell of a queue only once its first have come through.
 admission   admission_control: refuses with probability (n - s/0.95) / (n + 1), n asked and s well answered in the
             last 10 s. Only failures move it, and an engine fails only when its own queue is full: give it a short
             one.
@@ -19,6 +21,8 @@ from mesh.gateway import Address, Document, socket_address
 
 FIFO_CONNECTIONS: Final = 64
 MIN_RTT_S: Final = 4.5
+ADAPTIVE_LEAST: Final = 32
+ADAPTIVE_MOST: Final = 96
 
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
 _NO_LIMIT: Final = 1_000_000
@@ -29,11 +33,14 @@ def adaptive(listen: Address, admin: Address, engines: Sequence[Address]) -> Doc
     gradient = {
         "sample_aggregate_percentile": {"value": 50},
         "concurrency_limit_params": {
-            "max_concurrency_limit": 1000 * len(engines),
+            "max_concurrency_limit": ADAPTIVE_MOST * len(engines),
             "concurrency_update_interval": "1s",
         },
-        # The limit's floor, and where it starts; from there it doubles each second.
-        "min_rtt_calc_params": {"fixed_value": f"{MIN_RTT_S}s", "min_concurrency": 8 * len(engines)},
+        # The limit's floor, and where it starts.
+        "min_rtt_calc_params": {
+            "fixed_value": f"{MIN_RTT_S}s",
+            "min_concurrency": ADAPTIVE_LEAST * len(engines),
+        },
     }
     guard = _filter(
         "adaptive_concurrency", "adaptive_concurrency.v3.AdaptiveConcurrency", gradient_controller_config=gradient
