@@ -17,6 +17,7 @@ from mesh.bench.retries import read_retry_after
 from sidecar.http1.response import ResponseHead, ResponseReader
 
 _DATA: Final = b"data:"
+_NEWLINES: Final = 4  # of a chunk with one event of one line: size, event, its end, chunk
 _DONE: Final = b"[DONE]"
 _QUEUE: Final = "queue;dur="
 MOST_UNREAD: Final = 16 * 1024 * 1024  # bytes of one event, or of an answer that is not streamed
@@ -77,6 +78,9 @@ class Answer:
     def feed(self, data: bytes, now: float) -> bool:
         """Read bytes that came at `now`; whether that was the last of them."""
         reader = self.reader
+        if self._streams and not self._partial and (event := _lone_event(reader, data)):
+            self._read_event(event, now)
+            return False
         reader.feed(data)
         if reader.head is not None:
             if body := reader.take():
@@ -110,7 +114,7 @@ class Answer:
                 self._read_event(line[len(_DATA) :].strip(), now)
 
     def _read_event(self, data: bytes, now: float) -> None:
-        if data == _DONE:
+        if data.endswith(_DONE):
             self._finished = True
             return
         event = _read(data)
@@ -139,6 +143,18 @@ class Answer:
         events, tokens = len(self.tokens_at), self._usage
         if 0 < events < tokens:
             self.tokens_at = array("d", [self.tokens_at[i * events // tokens] for i in range(tokens)])
+
+
+def _lone_event(reader: ResponseReader, data: bytes) -> bytes:
+    """The data of the one event that `data` is, in a chunk of its own; else nothing.
+
+    So tokens come from most engines, and reading them in general costs several times as much.
+    """
+    if not data.endswith(b"\n\n\r\n") or data.count(b"\n") != _NEWLINES:
+        return b""
+    body = reader.whole_chunks(data)
+    at = len(data) - body - 2
+    return data[at + len(_DATA) : -4] if body and data.startswith(_DATA, at) else b""
 
 
 def _read(data: bytes) -> _Event:

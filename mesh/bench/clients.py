@@ -13,6 +13,7 @@ connection, so that the server can know.
 """
 
 import asyncio
+import resource
 import ssl
 from collections.abc import Callable, Sequence
 from math import inf
@@ -51,6 +52,7 @@ async def drive(
     `extra_body` adds members to a request's body; `progress` is told ten times a second which part has ended.
     After `until_s` whoever is still there leaves, and stays open.
     """
+    _allow_connections()
     crowd = _Crowd(asks, [Target(url) for url in targets], model, extra_body)
     try:
         crowd.start()
@@ -65,6 +67,12 @@ async def drive(
     return crowd.origins
 
 
+def _allow_connections() -> None:
+    """As many as this process may have: under overload thousands wait."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 class Target:
     """One server, and the connections to it that wait for a request."""
 
@@ -75,10 +83,13 @@ class Target:
         self.host = parts.hostname
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.tls = ssl.create_default_context() if parts.scheme == "https" else None
-        base = parts.path.rstrip("/").removesuffix("/v1") + "/v1"
-        self.path = f"{base}/chat/completions"
+        self.base = parts.path.rstrip("/").removesuffix("/v1") + "/v1"
         self.netloc = parts.netloc.rpartition("@")[2]
         self.idle: list[_Connection] = []
+
+    def url(self, path: str) -> str:
+        """Where it has `path` of the OpenAI API."""
+        return f"{'http' if self.tls is None else 'https'}://{self.netloc}{self.base}/{path}"
 
     def take(self, now: float) -> "_Connection | None":
         """The connection that was used last, unless even that one is too old."""
@@ -243,7 +254,7 @@ class _Caller:
     def _head(self) -> bytes:
         traffic = self._origin.ask.traffic
         lines = [
-            f"POST {self._target.path} HTTP/1.1",
+            f"POST {self._target.base}/chat/completions HTTP/1.1",
             f"host: {self._target.netloc}",
             "user-agent: headgate-bench",
             "content-type: application/json",

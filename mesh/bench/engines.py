@@ -21,7 +21,8 @@ ROOM_KV: Final = 0.7
 ROOM_RUNNING: Final = 48
 _WITHIN_S: Final = 2.0
 _SERIES: Final = re.compile(
-    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|num_preemptions_total)\{[^}]*\} (\S+)",
+    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|num_preemptions_total)"
+    rb"\{[^}]*\} (\S+)",
     re.MULTILINE,
 )
 _NAMES: Final = {
@@ -91,7 +92,8 @@ async def watched(urls: Sequence[str]) -> AsyncIterator[Watched]:
     """Ask the engines at `urls` for their metrics while the block runs; the start is now."""
     began = perf_counter()
     found = Watched([[] for _ in urls])
-    tasks = [asyncio.ensure_future(_watch(url, began, into)) for url, into in zip(urls, found.samples, strict=True)]
+    places = zip(urls, found.samples, strict=True)
+    tasks = [asyncio.ensure_future(_watch(url, began, into)) for url, into in places]
     try:
         yield found
     finally:

@@ -1,7 +1,7 @@
 """`headgate bench overload`: every system under every load, in one run on one machine.
 
-Capacity is measured first; loads are multiples of it. Runs are interleaved by scenario, so that a machine that
-gets slower meanwhile does so for all. Each run starts its system anew and has the same asks for every system.
+Capacity is measured first; loads are multiples of it. Runs are interleaved by scenario, so that a machine
+that gets slower meanwhile does so for all. Each run starts its system anew, and asks the same of every system.
 """
 
 import os
@@ -20,9 +20,9 @@ from mesh import exits
 from mesh.bench import capacity, contenders, report, scenarios, triggers
 from mesh.bench.capacity import Capacity
 from mesh.bench.contenders import Broken, Contender
-from mesh.bench.report import Result
 from mesh.bench.runs import run
 from mesh.bench.scenarios import Scenario
+from mesh.bench.score import Result
 from mesh.local import machine
 
 # Who is asked by default; the other when it is named, by a scenario or the command line.
@@ -104,7 +104,7 @@ def command(
     )
     try:
         if plots is not None:
-            report.check_plots()
+            report.plotter()
         machine.find_envoy()
         outcome = uvloop.run(_compare(plan, warm, measure))
     except (Broken, machine.MissingBinary, report.NoPlots) as error:

@@ -10,16 +10,17 @@ from mesh.bench.clients import drive
 from mesh.bench.contenders import Contender, started
 from mesh.bench.engines import Watched, watched
 from mesh.bench.origin import Origin
-from mesh.bench.report import Result
 from mesh.bench.scenarios import Scenario
-from mesh.bench.score import score
+from mesh.bench.score import Result, score
 from mesh.bench.usage import Usage, metered
 from mesh.bench.workload import arrivals
 
 _BUSY: Final = 0.9  # of a core: whoever uses more may be what limits
 
 
-async def run(scenario: Scenario, contender: Contender, *, capacity: Capacity, pods: int, seed: int) -> Result:
+async def run(
+    scenario: Scenario, contender: Contender, *, capacity: Capacity, pods: int, seed: int
+) -> Result:
     """Start the system, ask what this seed asks, end it. Raises contenders.Broken."""
     pods = scenario.pods or pods
     traffic = scenario.traffic(capacity.requests_s * pods)
@@ -49,7 +50,8 @@ async def run(scenario: Scenario, contender: Contender, *, capacity: Capacity, p
         seed=seed,
         score=figures,
         notes=doubts(usage),
-        extras=_extras(engines, origins, scenario) | {"cores": usage.cores, "loop_lag_p99_ms": usage.lag_p99_ms},
+        extras=_extras(engines, origins, scenario)
+        | {"cores": usage.cores, "loop_lag_p99_ms": usage.lag_p99_ms},
     )
 
 

@@ -72,7 +72,7 @@ def spike(trigger_s: float = 10.0) -> Scenario:
 
     return Scenario(
         name="spike",
-        says=f"{base:g}x, for {trigger_s:g} s {peak:g}x; callers repeat up to {retries} times; judged afterwards",
+        says=f"{base:g}x, for {trigger_s:g} s {peak:g}x; callers repeat {retries} times; judged afterwards",
         traffic=lambda capacity: _mix(capacity, profile=profile, retries=retries),
         window=(ends + 5, ends + 18),
         changes_at_s=ends,

@@ -1,7 +1,7 @@
 """What a run was worth. Pure: from what became of each origin to figures.
 
-- Attainment (see `origin`), shares and quantiles are about the origins that arrived in the window, without the
-  undecided.
+- Attainment (see `origin`), shares and quantiles are about the origins that arrived in the window, without
+  the undecided.
 - Goodput counts tokens of attaining origins, each in the second in which it came, and only there: whoever
   arrived before the window and is answered in it counts as well, as who arrived in it and is answered later
   does not. So it can be held against a capacity in tokens a second.
@@ -89,6 +89,18 @@ class Score:
     series: Series = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One run and its score."""
+
+    scenario: str
+    contender: str
+    seed: int
+    score: Score
+    notes: Sequence[str] = field(default_factory=list)  # what a reader must know to judge it
+    extras: Mapping[str, object] = field(default_factory=dict)  # what else was measured, by name
+
+
 def score(
     origins: Sequence[Origin],
     *,
@@ -146,7 +158,7 @@ class _Window:
             attainment=_share(sum(origin.attains for origin in here), here),
             served=_share(len(served), here),
             shed=_share(sum(origin.outcome == "refused" for origin in here), here),
-            failures=_share(sum(not (origin.is_served or origin.outcome == "refused") for origin in here), here),
+            failures=_share(sum(origin.failed for origin in here), here),
             goodput=good / seconds,
             goodput_share=good / seconds / self._capacity if self._capacity else None,
             throughput=tokens / seconds,
@@ -210,7 +222,7 @@ def recovery_s(origins: Iterable[Origin], from_s: float, to_s: float) -> float |
 
 def series(origins: Sequence[Origin]) -> Series:
     """Second by second."""
-    last = max((max([origin.ask.at, *origin.tokens_at[-1:]]) for origin in origins), default=0.0)
+    last = max((max((origin.ask.at, *origin.tokens_at[-1:])) for origin in origins), default=0.0)
     classes = sorted({origin.ask.traffic.cls for origin in origins}, key=_rank)
     found = Series(
         origins={cls: [0] * (int(last) + 1) for cls in classes},

@@ -1,7 +1,7 @@
 """How long a burst may last until a system does not recover from it: bisected.
 
-A system whose repeats keep it overloaded after the burst is in a metastable state (Bronson et al., HotOS 2021):
-the shorter the burst that leads there, the worse. It has recovered when attainment was back at
+A system whose repeats keep it overloaded after the burst is in a metastable state (Bronson et al., HotOS
+2021): the shorter the burst that leads there, the worse. It has recovered when attainment was back at
 `score.RECOVERED` within the judged time after the burst.
 """
 
