@@ -14,10 +14,13 @@ admission  admission_control: refuses with probability (n - s/0.95) / (n + 1), n
 fifo       No filter: 64 connections to each engine; whoever comes then waits in Envoy, in order of arrival.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mesh.gateway import Address, Document, socket_address
+
+# From where to listen, the admin's address and the engines.
+Builder = Callable[[Address, Address, Sequence[Address]], Document]
 
 FIFO_CONNECTIONS: Final = 64
 MIN_RTT_S: Final = 4.5

@@ -1,7 +1,7 @@
 """`headgate bench overload`: every system under every load, in one run on one machine.
 
 Capacity is measured first; loads are multiples of it. Runs are interleaved by scenario, so that a machine
-that gets slower meanwhile does so for all. Each run starts its system anew, and asks the same of every system.
+that gets slower meanwhile does so for all. Each run starts its system anew; all systems get the same asks.
 """
 
 import os
