@@ -100,9 +100,9 @@ async def started(
     layout = plan.lay_out(Options(pods=pods, port=next(ports)), ports)
     words = ("--engine", MODEL, "--seed", str(seed), "--log-level", "error", *engine, *contender.engine)
     with machine.private_folder() as folder:
-        parts = list(parts(contender, layout, words, folder, tenants_of(traffic)))
+        planned = list(parts(contender, layout, words, folder, tenants_of(traffic)))
         watcher = _Watcher()
-        async with Supervisor(parts, watcher) as supervisor:
+        async with Supervisor(planned, watcher) as supervisor:
             try:
                 await supervisor.start()
                 yield _running(contender, layout, supervisor.pids(), watcher)

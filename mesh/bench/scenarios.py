@@ -12,8 +12,6 @@ from typing import Any, Final
 
 from mesh.bench.workload import BATCH, PREMIUM, STANDARD, STOCK, Lengths, Traffic, stock
 
-# Seconds between the end of the window and that of the load: the median answer at full load takes 6.
-_AFTERWARDS_S: Final = 10.0
 _PATIENCE_OF_A_PULSE_S: Final = 5.0
 
 
@@ -28,10 +26,11 @@ class Scenario:
     changes_at_s: float  # from when on recovery counts
     contenders: tuple[str, ...] = ()  # whom it tells something; empty: the usual ones
     pods: int | None = None  # it is about this number of engines
+    afterwards_s: float = 10.0  # from the window to the end; the median answer at full load takes 6
 
     @property
     def duration_s(self) -> float:
-        return self.window[1] + _AFTERWARDS_S
+        return self.window[1] + self.afterwards_s
 
 
 def _callers(cls: str, rate: float, *, tenant: str | None = None, **changes: Any) -> Traffic:
