@@ -1,10 +1,11 @@
 """What engines can do at most: output tokens a second, measured straight at them.
 
 So many requests are asked at once that the engines stay full to the end; each tries to hold as many as its KV
-cache takes, which is where the fake engine is fastest. The lengths are those of the stock mix, but drawn evenly
-(an additive recurrence on the plastic number, M. Roberts 2018), not by chance: answers differ a hundredfold,
-and among the few hundred that fit into the time, chance alone would be worth 5 %. The first seconds are left
-out: whoever begins together ends together, and until that has worn off, prompts and answers alternate.
+cache takes, which is where the fake engine is fastest. The lengths are those of the stock mix, but drawn
+evenly (an additive recurrence on the plastic number, M. Roberts 2018), not by chance: answers differ a
+hundredfold, and among the few hundred that fit into the time, chance alone would be worth 5 %. The first
+seconds are left out: whoever begins together ends together, and until that has worn off, prompts and answers
+alternate.
 """
 
 from collections.abc import Sequence

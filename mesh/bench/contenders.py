@@ -16,7 +16,7 @@ import yaml
 from mesh import gateway
 from mesh.bench import envoys
 from mesh.bench.workload import BATCH, PREMIUM, STANDARD, Ask, Traffic
-from mesh.gateway import Address, Document
+from mesh.gateway import Document
 from mesh.local import machine, plan
 from mesh.local.plan import HOST, Layout, Options, Part, Pod
 from mesh.local.supervisor import PartFailed, Supervisor
@@ -39,7 +39,7 @@ class Contender:
     says: str  # what it is, for the report
     engine: tuple[str, ...] = ()  # flags of each engine
     admission: Mapping[str, Any] | None = None  # a sidecar at each engine with this section; None: none
-    envoy: Callable[[Address, Address, Sequence[Address]], Document] | None = None  # before bare engines
+    envoy: envoys.Builder | None = None  # before bare engines
     direct: bool = False  # callers also ask each sidecar, beside the gateway
     by_priority: bool = False  # requests carry their class as the engine's `priority`
 
@@ -100,9 +100,9 @@ async def started(
     layout = plan.lay_out(Options(pods=pods, port=next(ports)), ports)
     words = ("--engine", MODEL, "--seed", str(seed), "--log-level", "error", *engine, *contender.engine)
     with machine.private_folder() as folder:
-        parts = list(_parts(contender, layout, words, folder, _tenants(traffic)))
+        planned = list(parts(contender, layout, words, folder, tenants_of(traffic)))
         watcher = _Watcher()
-        async with Supervisor(parts, watcher) as supervisor:
+        async with Supervisor(planned, watcher) as supervisor:
             try:
                 await supervisor.start()
                 yield _running(contender, layout, supervisor.pids(), watcher)
@@ -123,7 +123,7 @@ def _running(
     return Running(
         targets=[plan.url(address) for address in front if address],
         model=MODEL,
-        extra_body=_with_priority if contender.by_priority else _with_seed,
+        extra_body=extra_body(contender),
         pids=pids,
         engines=[plan.url(pod.engine) for pod in layout.pods],
         sidecar_admins=[plan.url(pod.sidecar_admin) for pod in layout.pods] if has_sidecars else [],
@@ -132,17 +132,22 @@ def _running(
     )
 
 
-def _with_seed(ask: Ask) -> dict[str, Any]:
-    return {"seed": ask.number}
+def extra_body(contender: Contender) -> Callable[[Ask], dict[str, Any]]:
+    """What each request says beside the usual."""
+
+    def seeded(ask: Ask) -> dict[str, Any]:
+        return {"seed": ask.number}
+
+    def with_priority(ask: Ask) -> dict[str, Any]:
+        return seeded(ask) | {"priority": PRIORITIES[ask.traffic.cls]}
+
+    return with_priority if contender.by_priority else seeded
 
 
-def _with_priority(ask: Ask) -> dict[str, Any]:
-    return {"seed": ask.number, "priority": PRIORITIES[ask.traffic.cls]}
-
-
-def _parts(
+def parts(
     contender: Contender, layout: Layout, words: Sequence[str], folder: Path, tenants: list[Document]
 ) -> Iterator[Part]:
+    """The processes of this system; their files are written to `folder`."""
     assert layout.envoy is not None
     assert layout.envoy_admin is not None
     for pod in layout.pods:
@@ -182,7 +187,8 @@ def sidecar_settings(pod: Pod, admission: Mapping[str, Any], tenants: Sequence[D
     }
 
 
-def _tenants(traffic: Iterable[Traffic]) -> list[Document]:
+def tenants_of(traffic: Iterable[Traffic]) -> list[Document]:
+    """Who asks, as a sidecar's configuration lists them."""
     classes: dict[tuple[str, str], str] = {}
     for each in traffic:
         if classes.setdefault((each.tenant, each.key), each.cls) != each.cls:

@@ -3,22 +3,29 @@
 One Envoy before all engines, least request, and one protection each, set as well as we know how for these
 engines and these loads:
 
-adaptive    adaptive_concurrency. Its limit is  L' = g·L + √L,  g = (minRTT + 25 %) / (median duration of the last
-            second). minRTT is given, not measured: with answers of many seconds, its 50 samples at low concurrency
-            would last longer than a run. It is the median duration of an engine that is busy and not yet full.
-admission   admission_control: refuses with probability (n - s/0.95) / (n + 1), n asked and s well answered in the
-            last 10 s. Only failures move it, and an engine fails only when its own queue is full: give it a short
-            one.
-fifo        No filter: 64 connections to each engine, and whoever comes then waits in Envoy, in order of arrival.
+adaptive   adaptive_concurrency. Its limit is  L' = g·L + √L,  g = (minRTT + 25 %) / (median duration of the
+           last second). minRTT is given, not measured: with answers of many seconds, its 50 samples at low
+           concurrency would last longer than a run. It is the median duration of an engine that is busy and
+           not yet full. The limit is kept near what an engine holds (75): left alone it grows into the
+           thousands while load is low, and durations tell of a queue only once its first have come through.
+admission  admission_control: refuses with probability (n - s/0.95) / (n + 1), n asked and s well answered in
+           the last 10 s. Only failures move it, and an engine fails only when its own queue is full: give it
+           a short one.
+fifo       No filter: 64 connections to each engine; whoever comes then waits in Envoy, in order of arrival.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mesh.gateway import Address, Document, socket_address
 
+# From where to listen, the admin's address and the engines.
+Builder = Callable[[Address, Address, Sequence[Address]], Document]
+
 FIFO_CONNECTIONS: Final = 64
 MIN_RTT_S: Final = 4.5
+ADAPTIVE_LEAST: Final = 32
+ADAPTIVE_MOST: Final = 96
 
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
 _NO_LIMIT: Final = 1_000_000
@@ -29,15 +36,17 @@ def adaptive(listen: Address, admin: Address, engines: Sequence[Address]) -> Doc
     gradient = {
         "sample_aggregate_percentile": {"value": 50},
         "concurrency_limit_params": {
-            "max_concurrency_limit": 1000 * len(engines),
+            "max_concurrency_limit": ADAPTIVE_MOST * len(engines),
             "concurrency_update_interval": "1s",
         },
-        # The limit's floor, and where it starts; from there it doubles each second.
-        "min_rtt_calc_params": {"fixed_value": f"{MIN_RTT_S}s", "min_concurrency": 8 * len(engines)},
+        # The limit's floor, and where it starts.
+        "min_rtt_calc_params": {
+            "fixed_value": f"{MIN_RTT_S}s",
+            "min_concurrency": ADAPTIVE_LEAST * len(engines),
+        },
     }
-    guard = _filter(
-        "adaptive_concurrency", "adaptive_concurrency.v3.AdaptiveConcurrency", gradient_controller_config=gradient
-    )
+    kind = "adaptive_concurrency.v3.AdaptiveConcurrency"
+    guard = _filter("adaptive_concurrency", kind, gradient_controller_config=gradient)
     return _document(listen, admin, engines, [guard])
 
 
@@ -107,8 +116,9 @@ def _routes() -> Document:
 def _cluster(engines: Sequence[Address]) -> Document:
     endpoints = [{"endpoint": {"address": socket_address(engine)}} for engine in engines]
     limits = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests"), _NO_LIMIT)
-    protocol = {
-        "@type": f"{_TYPES}.upstreams.http.v3.HttpProtocolOptions",
+    protocol = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    options = {
+        "@type": f"type.googleapis.com/{protocol}",
         "explicit_http_config": {"http_protocol_options": {}},
         "common_http_protocol_options": {"idle_timeout": "4s"},
     }
@@ -119,5 +129,5 @@ def _cluster(engines: Sequence[Address]) -> Document:
         "lb_policy": "LEAST_REQUEST",
         "load_assignment": {"cluster_name": "engines", "endpoints": [{"lb_endpoints": endpoints}]},
         "circuit_breakers": {"thresholds": [{"priority": "DEFAULT", **limits}]},
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
+        "typed_extension_protocol_options": {protocol: options},
     }

@@ -64,6 +64,11 @@ class Origin:
         return self.outcome == "served" or (self.outcome == "open" and bool(self.tokens_at))
 
     @property
+    def failed(self) -> bool:
+        """Neither served nor told that there is no room."""
+        return not self.is_served and self.outcome != "refused"
+
+    @property
     def is_undecided(self) -> bool:
         """The run ended too early to say what would have become of it."""
         if self.outcome != "open" or self.tokens_at:

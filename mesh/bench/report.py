@@ -105,7 +105,7 @@ def by_contender(results: Sequence[Result]) -> Table:
 
 
 def _of_class(score: ClassScore | None) -> tuple[str, str, str]:
-    if score is None:
+    if score is None or not score.origins:
         return NOTHING, NOTHING, NOTHING
     return percent(score.attainment), percent(score.failures), seconds(score.ttft_s.p99)
 

@@ -6,15 +6,12 @@ to its own end. Tenants: each class is one, unless the scenario is about tenants
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from typing import Any, Final
 
 from mesh.bench.workload import BATCH, PREMIUM, STANDARD, STOCK, Lengths, Traffic, stock
 
-OURS: Final = ("headgate", "headgate-off")
-# Seconds between the end of the window and that of the load: the median answer at full load takes 6.
-_AFTERWARDS_S: Final = 10.0
 _PATIENCE_OF_A_PULSE_S: Final = 5.0
 
 
@@ -27,11 +24,13 @@ class Scenario:
     traffic: Callable[[float], list[Traffic]]  # from the capacity in requests a second
     window: tuple[float, float]  # what is asked in it is judged
     changes_at_s: float  # from when on recovery counts
-    contenders: tuple[str, ...] = ()  # whom it tells something; empty: all
+    contenders: tuple[str, ...] = ()  # whom it tells something; empty: the usual ones
+    pods: int | None = None  # it is about this number of engines
+    afterwards_s: float = 10.0  # from the window to the end; the median answer at full load takes 6
 
     @property
     def duration_s(self) -> float:
-        return self.window[1] + _AFTERWARDS_S
+        return self.window[1] + self.afterwards_s
 
 
 def _callers(cls: str, rate: float, *, tenant: str | None = None, **changes: Any) -> Traffic:
@@ -72,9 +71,9 @@ def spike(trigger_s: float = 10.0) -> Scenario:
 
     return Scenario(
         name="spike",
-        says=f"{base:g}x, for {trigger_s:g} s {peak:g}x; callers repeat up to {retries} times; judged afterwards",
+        says=f"{base:g}x, for {trigger_s:g} s {peak:g}x; callers repeat {retries} times; judged afterwards",
         traffic=lambda capacity: _mix(capacity, profile=profile, retries=retries),
-        window=(ends + 5, ends + 20),
+        window=(ends + 5, ends + 18),
         changes_at_s=ends,
     )
 
@@ -90,7 +89,7 @@ def noisy(times: int, others: float) -> Scenario:
         name=f"noisy-{times}",
         says=f"one tenant asks {times * others:g}x the capacity, four others {others:g}x each",
         traffic=traffic,
-        window=(6, 24),
+        window=(6, 20),
         changes_at_s=0,
     )
 
@@ -156,6 +155,7 @@ def _pulse() -> Scenario:
         traffic=lambda capacity: _mix(capacity, profile=profile, patience_s=_PATIENCE_OF_A_PULSE_S),
         window=(begins + 2, begins + lasts + 20),
         changes_at_s=begins + lasts,
+        contenders=("headgate", "headgate-off", "envoy-adaptive", "engine-64"),
     )
 
 
@@ -166,7 +166,17 @@ def _low() -> Scenario:
         traffic=_step(0.8, 0.8, 0),
         window=(5, 35),
         changes_at_s=0,
-        contenders=OURS,
+        contenders=("headgate", "headgate-off"),
+    )
+
+
+def _entry_points() -> Scenario:
+    return replace(
+        step(3),
+        name="entry-points",
+        says="as step-3x with three engines; callers use Envoy alone, or Envoy and each sidecar",
+        contenders=("headgate", "headgate-direct"),
+        pods=3,
     )
 
 
@@ -183,6 +193,7 @@ ALL: Final = {
         _heavy_tail(),
         _pulse(),
         _low(),
+        _entry_points(),
     )
 }
 DEFAULT: Final = ("step-3x", "spike", "noisy-6")

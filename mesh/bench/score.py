@@ -98,6 +98,7 @@ class Result:
     seed: int
     score: Score
     notes: Sequence[str] = field(default_factory=list)  # what a reader must know to judge it
+    extras: Mapping[str, object] = field(default_factory=dict)  # what else was measured, by name
 
 
 def score(
@@ -148,7 +149,6 @@ class _Window:
         here = _arrived(origins, self._from_s, self._to_s)
         served = [origin for origin in here if origin.is_served]
         streamed = [origin for origin in served if origin.ask.traffic.stream]
-        refused = [origin for origin in here if origin.outcome == "refused"]
         good = sum(self._tokens(origin) for origin in origins if origin.attains)
         tokens = sum(map(self._tokens, origins))
         seconds = self._to_s - self._from_s
@@ -158,8 +158,8 @@ class _Window:
             origins=len(here),
             attainment=_share(sum(origin.attains for origin in here), here),
             served=_share(len(served), here),
-            shed=_share(len(refused), here),
-            failures=_share(len(here) - len(served) - len(refused), here),
+            shed=_share(sum(origin.outcome == "refused" for origin in here), here),
+            failures=_share(sum(origin.failed for origin in here), here),
             goodput=good / seconds,
             goodput_share=good / seconds / self._capacity if self._capacity else None,
             throughput=tokens / seconds,

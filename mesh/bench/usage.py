@@ -24,7 +24,7 @@ _TICKS_S: Final = os.sysconf("SC_CLK_TCK")
 class Usage:
     """Of one run."""
 
-    cores: dict[str, float] = field(default_factory=dict)  # of each process, generator included: 1 is a whole core
+    cores: dict[str, float] = field(default_factory=dict)  # by process, and the generator's; 1 is a core
     lag_p99_ms: float = 0.0  # of the generator's event loop
 
     @property
