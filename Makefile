@@ -50,7 +50,7 @@ $(VENV)/.base: $(VENV)/.venv pyproject.toml
 
 $(VENV)/.test: $(VENV)/.base
 	@echo "Installing the test tools"
-	$(PIP) --editable '.[local,test]'
+	$(PIP) --editable '.[local,bench,test]'
 	@touch $@
 
 # torch by itself first, so that the choice of its build is TORCH's alone.

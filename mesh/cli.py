@@ -22,6 +22,7 @@ PROGRAMS: Final = {
     "sidecar": ("sidecar", "Run the sidecar of one pod."),
     "pod": ("model_pod", "Run a model server."),
     "up": ("mesh.local", "Run a whole mesh on this machine."),
+    "bench": ("mesh.bench", "Load a server, and show how well it serves whom."),
 }
 
 app = typer.Typer(

@@ -65,7 +65,7 @@ def render(
     clusters = [_cluster(cluster, sidecars, collector) for cluster in static["clusters"]]
     return {
         **document,
-        "admin": {**document["admin"], "address": _socket(admin)},
+        "admin": {**document["admin"], "address": socket_address(admin)},
         "static_resources": {
             **static,
             "listeners": [
@@ -81,13 +81,14 @@ def dump(document: Document) -> str:
     return yaml.safe_dump(document, sort_keys=False, width=110)
 
 
-def _socket(address: Address) -> Document:
+def socket_address(address: Address) -> Document:
+    """As Envoy writes it."""
     return {"socket_address": {"address": address.host, "port_value": address.port}}
 
 
 def _listener(listener: Document, listen: Address, collector: Address | None, pods: int) -> Document:
     rendered: Document = copy.deepcopy(listener)
-    rendered["address"] = _socket(listen)
+    rendered["address"] = socket_address(listen)
     for network_filter in (each for chain in rendered["filter_chains"] for each in chain["filters"]):
         settings = network_filter["typed_config"]
         if collector is None:
@@ -115,13 +116,13 @@ def _cluster(cluster: Document, sidecars: Sequence[Sidecar], collector: Address 
     if cluster["name"] == PODS:
         return _with_endpoints(cluster, [_endpoint(sidecar) for sidecar in sidecars])
     if cluster["name"] == COLLECTOR:
-        return _with_endpoints(cluster, [{"address": _socket(collector)}]) if collector else None
+        return _with_endpoints(cluster, [{"address": socket_address(collector)}]) if collector else None
     return cluster
 
 
 def _endpoint(sidecar: Sidecar) -> Document:
     return {
-        "address": _socket(sidecar.address),
+        "address": socket_address(sidecar.address),
         "health_check_config": {"port_value": sidecar.health_port},
     }
 

@@ -75,7 +75,7 @@ ONLY_IN: Final[dict[str, set[str]]] = {
     "concurrent": _THREADS,
     "queue": _THREADS,
     "signal": {"sidecar.app", "mesh", "model_pod"},
-    "resource": {"sidecar.__main__"},
+    "resource": {"sidecar.__main__", "mesh.bench.clients"},
     "subprocess": {"mesh"},
     "time": {"sidecar.clock", "mesh", "model_pod"},
     "random": {"sidecar.clock", "mesh", "model_pod"},
@@ -90,6 +90,7 @@ ONLY_IN: Final[dict[str, set[str]]] = {
     "torch": _TORCH,
     "transformers": _TORCH,
     "tokenizers": _TORCH,
+    "matplotlib": {"mesh.bench.plot"},  # an extra
 }
 
 # Imports inside functions: what only some configurations need.
@@ -97,6 +98,7 @@ DELAYED: Final = {
     ("sidecar.app", "sidecar.net.health"),  # grpc
     ("sidecar.app", "sidecar.net.probe_grpc"),  # grpc
     ("model_pod.__main__", "model_pod.torch_engine"),  # torch
+    ("mesh.bench.report", "mesh.bench.plot"),  # matplotlib
 }
 
 # Source files without a unit test of their own, and the tests that run them instead.
@@ -106,6 +108,7 @@ WITHOUT_MIRROR: Final = {
     # Command lines: their tests start them as processes.
     "mesh.__main__": "integration/test_up.py",
     "mesh.local.__main__": "integration/test_up.py",
+    "mesh.bench.__main__": "integration/test_bench_command.py",
     # They need torch, which unit tests must do without.
     "model_pod.tiny": "integration/test_model_pod_torch.py",
     "model_pod.torch_engine": "integration/test_model_pod_torch.py",

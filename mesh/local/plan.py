@@ -19,6 +19,7 @@ from mesh.gateway import Address
 
 HOST: Final = "127.0.0.1"
 MESH: Final = "local"
+ENVOY_FILE: Final = "envoy.yaml"
 STORE, PODS, SIDECARS, GATEWAY = range(4)
 
 
@@ -120,7 +121,7 @@ def lay_out(options: Options, free_ports: Iterator[int]) -> Layout:
 
 def files(layout: Layout, options: Options) -> dict[str, str]:
     """Configuration files by name."""
-    texts = {f"sidecar-{pod.name}.yaml": _sidecar_yaml(layout, pod) for pod in layout.pods}
+    texts = {sidecar_file(pod): _sidecar_yaml(layout, pod) for pod in layout.pods}
     if layout.envoy and layout.envoy_admin:
         rendered = gateway.render(
             gateway.shipped(),
@@ -129,7 +130,7 @@ def files(layout: Layout, options: Options) -> dict[str, str]:
             sidecars=[gateway.Sidecar(pod.sidecar, pod.sidecar_health.port) for pod in layout.pods],
             collector=options.collector,
         )
-        texts["envoy.yaml"] = gateway.dump(rendered)
+        texts[ENVOY_FILE] = gateway.dump(rendered)
     return texts
 
 
@@ -138,10 +139,10 @@ def parts(layout: Layout, options: Options, binaries: Binaries, folder: Path) ->
     planned = []
     if layout.valkey and binaries.valkey:
         planned.append(_valkey(binaries.valkey, layout.valkey))
-    planned += [_pod(pod, options) for pod in layout.pods]
-    planned += [_sidecar(pod, folder) for pod in layout.pods]
+    planned += [pod_part(pod, _engine_words(options)) for pod in layout.pods]
+    planned += [sidecar_part(pod, folder) for pod in layout.pods]
     if layout.envoy_admin and binaries.envoy:
-        planned.append(_envoy(binaries.envoy, layout.envoy_admin, folder))
+        planned.append(envoy_part(binaries.envoy, layout.envoy_admin, folder))
     return planned
 
 
@@ -169,31 +170,41 @@ def _valkey(binary: Path, listen: Address) -> Part:
     return Part("valkey", STORE, argv, ready_line="Ready to accept connections")
 
 
-def _pod(pod: Pod, options: Options) -> Part:
-    argv = [sys.executable, "-m", "model_pod", "--engine", options.engine]
+def _engine_words(options: Options) -> tuple[str, ...]:
     if options.model:
-        argv += ["--model", options.model]
-    elif options.engine == "transformers":
-        argv += ["--tiny"]
-    argv += ["--listen", str(pod.engine), "--health-listen", str(pod.engine_health), "--threads", "1"]
+        return ("--engine", options.engine, "--model", options.model)
+    return ("--engine", options.engine, *(["--tiny"] if options.engine == "transformers" else []))
+
+
+def sidecar_file(pod: Pod) -> str:
+    """The name of its sidecar's configuration file."""
+    return f"sidecar-{pod.name}.yaml"
+
+
+def pod_part(pod: Pod, words: Sequence[str]) -> Part:
+    """The model server of `pod`; `words` of its command line say what generates."""
+    listeners = ("--listen", str(pod.engine), "--health-listen", str(pod.engine_health))
+    argv = (sys.executable, "-m", "model_pod", *words, *listeners, "--threads", "1")
     # `--threads` is torch's; OpenMP's own pool would still take every core for itself.
     env = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     # Minutes: a real model is read from disk, the tiny one is built at its first start.
-    return Part(pod.name, PODS, tuple(argv), env, ready_line="ready http://", start_within_s=600)
+    return Part(pod.name, PODS, argv, env, ready_line="ready http://", start_within_s=600)
 
 
-def _sidecar(pod: Pod, folder: Path) -> Part:
-    argv = (sys.executable, "-m", "sidecar", "--config", str(folder / f"sidecar-{pod.name}.yaml"))
+def sidecar_part(pod: Pod, folder: Path) -> Part:
+    """The sidecar of `pod`, whose file is in `folder`."""
+    argv = (sys.executable, "-m", "sidecar", "--config", str(folder / sidecar_file(pod)))
     ready = f"{url(pod.sidecar_admin)}/ready"
     # It drains: a stream that runs at Ctrl-C has this long to end.
     env = {"PYTHONUNBUFFERED": "1"}
     return Part(f"sidecar-{pod.name}", SIDECARS, argv, env, ready_url=ready, end_within_s=10)
 
 
-def _envoy(binary: Path, admin: Address, folder: Path) -> Part:
+def envoy_part(binary: Path, admin: Address, folder: Path) -> Part:
+    """Envoy with `ENVOY_FILE` in `folder`."""
     argv = (
         str(binary),
-        *("-c", str(folder / "envoy.yaml")),
+        *("-c", str(folder / ENVOY_FILE)),
         # Shares memory under a number that two meshes on one machine would both take.
         "--disable-hot-restart",
         *("--concurrency", "1"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mesh import gateway
+from mesh.bench import envoys
 from mesh.gateway import Address, Sidecar
 from tests.harness.processes import envoy_binary
 
@@ -49,4 +50,12 @@ def test_rendered_files_are_valid(collector: Address | None, tmp_path: Path) -> 
     )
     file = tmp_path / "envoy.yaml"
     file.write_text(gateway.dump(document), "utf-8")
+    validate(file)
+
+
+@pytest.mark.parametrize("build", [envoys.adaptive, envoys.admission, envoys.fifo])
+def test_what_we_are_compared_with_is_valid(build: envoys.Builder, tmp_path: Path) -> None:
+    listen, admin, *engines = (Address("127.0.0.1", port) for port in range(8000, 8004))
+    file = tmp_path / "envoy.yaml"
+    file.write_text(gateway.dump(build(listen, admin, engines)), "utf-8")
     validate(file)

@@ -19,7 +19,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int | str | None:
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("sidecar", "sidecar"), ("pod", "model_pod"), ("up", "mesh.local")]
+    ("name", "module"),
+    [("sidecar", "sidecar"), ("pod", "model_pod"), ("up", "mesh.local"), ("bench", "mesh.bench")],
 )
 def test_programs_are_entered_by_exec_with_their_words_unread(
     monkeypatch: pytest.MonkeyPatch, name: str, module: str

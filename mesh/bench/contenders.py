@@ -1,0 +1,223 @@
+"""The systems that `headgate bench overload` compares, each started on free loopback ports and ended.
+
+All serve the same fake engines. An answer's length follows from its ask's number, so the same ask costs an
+engine the same whoever lets it through, and whichever of its tries is served.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from mesh import gateway
+from mesh.bench import envoys
+from mesh.bench.workload import BATCH, PREMIUM, STANDARD, Ask, Traffic
+from mesh.gateway import Document
+from mesh.local import machine, plan
+from mesh.local.plan import HOST, Layout, Options, Part, Pod
+from mesh.local.supervisor import PartFailed, Supervisor
+
+MODEL: Final = "fake"
+# vLLM's scheme: the lowest runs first.
+PRIORITIES: Final = {PREMIUM: 0, STANDARD: 1, BATCH: 2}
+_LAST_LINES: Final = 5
+
+
+class Broken(Exception):
+    """A part of a system did not start, or died: what was measured means nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One way to guard engines."""
+
+    name: str
+    says: str  # what it is, for the report
+    engine: tuple[str, ...] = ()  # flags of each engine
+    admission: Mapping[str, Any] | None = None  # a sidecar at each engine with this section; None: none
+    envoy: envoys.Builder | None = None  # before bare engines
+    direct: bool = False  # callers also ask each sidecar, beside the gateway
+    by_priority: bool = False  # requests carry their class as the engine's `priority`
+
+
+ALL: Final = {
+    each.name: each
+    for each in (
+        Contender(name="headgate", says="Envoy and a sidecar at each engine", admission={}),
+        Contender(
+            name="headgate-direct", says="the same, callers also ask each sidecar", admission={}, direct=True
+        ),
+        Contender(name="headgate-off", says="the same, admission off", admission={"mode": "off"}),
+        Contender(
+            name="envoy-adaptive", says="Envoy with adaptive concurrency", envoy=envoys.adaptive
+        ),
+        Contender(
+            name="envoy-admission",
+            says="Envoy with admission control, engines that queue 64",
+            envoy=envoys.admission,
+            engine=("--max-waiting", "64"),
+        ),
+        Contender(
+            name="fifo", says=f"Envoy as a queue, {envoys.FIFO_CONNECTIONS} to each engine", envoy=envoys.fifo
+        ),
+        *(
+            Contender(
+                name=f"engine-{seats}",
+                says=f"no gateway, the engine's own priority queue, {seats} sequences",
+                engine=("--priority-scheduling", "--max-running", str(seats)),
+                by_priority=True,
+            )
+            for seats in (256, 64)
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A system that serves."""
+
+    targets: list[str]  # where callers ask, in turn
+    model: str
+    extra_body: Callable[[Ask], dict[str, Any]]
+    pids: dict[str, int]  # of each part
+    engines: list[str]  # their URLs
+    sidecar_admins: list[str]
+    envoy_admin: str | None
+    check: Callable[[], None]  # raises Broken when a part has died since
+
+
+@contextlib.asynccontextmanager
+async def started(
+    contender: Contender, *, pods: int, traffic: Iterable[Traffic], engine: Sequence[str] = (), seed: int = 0
+) -> AsyncIterator[Running]:
+    """Serve with `pods` engines whose further flags are `engine`; `traffic` names the tenants."""
+    ports = iter(machine.free_ports(HOST, pods * 5 + 3))
+    layout = plan.lay_out(Options(pods=pods, port=next(ports)), ports)
+    words = ("--engine", MODEL, "--seed", str(seed), "--log-level", "error", *engine, *contender.engine)
+    with machine.private_folder() as folder:
+        planned = list(parts(contender, layout, words, folder, tenants_of(traffic)))
+        watcher = _Watcher()
+        async with Supervisor(planned, watcher) as supervisor:
+            try:
+                await supervisor.start()
+                yield _running(contender, layout, supervisor.pids(), watcher)
+            except PartFailed as failure:
+                last = "\n".join(failure.last_lines[-_LAST_LINES:])
+                raise Broken(f"{contender.name}: {failure}\n{last}") from None
+            finally:
+                supervisor.hurry()  # nobody is left to drain for
+
+
+def _running(
+    contender: Contender, layout: Layout, pids: dict[str, int], watcher: "_Watcher"
+) -> Running:
+    has_sidecars = contender.admission is not None
+    front = [layout.envoy] if contender.envoy or has_sidecars else [pod.engine for pod in layout.pods]
+    if contender.direct:
+        front += [pod.sidecar for pod in layout.pods]
+    return Running(
+        targets=[plan.url(address) for address in front if address],
+        model=MODEL,
+        extra_body=extra_body(contender),
+        pids=pids,
+        engines=[plan.url(pod.engine) for pod in layout.pods],
+        sidecar_admins=[plan.url(pod.sidecar_admin) for pod in layout.pods] if has_sidecars else [],
+        envoy_admin=plan.url(layout.envoy_admin) if "envoy" in pids and layout.envoy_admin else None,
+        check=watcher.check,
+    )
+
+
+def extra_body(contender: Contender) -> Callable[[Ask], dict[str, Any]]:
+    """What each request says beside the usual."""
+
+    def seeded(ask: Ask) -> dict[str, Any]:
+        return {"seed": ask.number}
+
+    def with_priority(ask: Ask) -> dict[str, Any]:
+        return seeded(ask) | {"priority": PRIORITIES[ask.traffic.cls]}
+
+    return with_priority if contender.by_priority else seeded
+
+
+def parts(
+    contender: Contender, layout: Layout, words: Sequence[str], folder: Path, tenants: list[Document]
+) -> Iterator[Part]:
+    """The processes of this system; their files are written to `folder`."""
+    assert layout.envoy is not None
+    assert layout.envoy_admin is not None
+    for pod in layout.pods:
+        yield plan.pod_part(pod, words)
+    document = None
+    if contender.admission is not None:
+        for pod in layout.pods:
+            text = yaml.safe_dump(sidecar_settings(pod, contender.admission, tenants))
+            (folder / plan.sidecar_file(pod)).write_text(text, "utf-8")
+            yield plan.sidecar_part(pod, folder)
+        sidecars = [gateway.Sidecar(pod.sidecar, pod.sidecar_health.port) for pod in layout.pods]
+        document = gateway.render(
+            gateway.shipped(), listen=layout.envoy, admin=layout.envoy_admin, sidecars=sidecars
+        )
+    elif contender.envoy is not None:
+        document = contender.envoy(layout.envoy, layout.envoy_admin, [pod.engine for pod in layout.pods])
+    if document is not None:
+        (folder / plan.ENVOY_FILE).write_text(gateway.dump(document), "utf-8")
+        yield plan.envoy_part(machine.find_envoy(), layout.envoy_admin, folder)
+
+
+def sidecar_settings(pod: Pod, admission: Mapping[str, Any], tenants: Sequence[Document]) -> Document:
+    """A sidecar's configuration: all defaults, but for who asks."""
+    return {
+        "listen": str(pod.sidecar),
+        "admin": str(pod.sidecar_admin),
+        "health_listen": str(pod.sidecar_health),
+        "engine": {
+            "address": str(pod.engine),
+            "health": {"kind": "grpc", "address": str(pod.engine_health), "interval_s": 1},
+        },
+        "trusted_proxies": [f"{HOST}/32"],
+        "tenants": list(tenants),
+        "admission": dict(admission),
+        # Every line would be read by the process that makes the load.
+        "telemetry": {"access_log": "off"},
+    }
+
+
+def tenants_of(traffic: Iterable[Traffic]) -> list[Document]:
+    """Who asks, as a sidecar's configuration lists them."""
+    classes: dict[tuple[str, str], str] = {}
+    for each in traffic:
+        if classes.setdefault((each.tenant, each.key), each.cls) != each.cls:
+            raise ValueError(f"tenant {each.tenant} has callers of two classes")
+    return [
+        {"name": tenant, "class": cls, "key_sha256": [sha256(key.encode()).hexdigest()]}
+        for (tenant, key), cls in classes.items()
+    ]
+
+
+@dataclass(slots=True)
+class _Watcher:
+    """The Audience of a Supervisor: remembers who died."""
+
+    deaths: list[str] = field(default_factory=list)
+    last: dict[str, str] = field(default_factory=dict)  # line of each part
+
+    def starting(self, part: Part) -> None:
+        pass
+
+    def ready(self, part: Part, took_s: float) -> None:
+        pass
+
+    def died(self, part: Part, how: str, again_in_s: float) -> None:
+        self.deaths.append(f"{part.name} {how}: {self.last.get(part.name, 'said nothing')}")
+
+    def line(self, part: Part, text: str) -> None:
+        self.last[part.name] = text
+
+    def check(self) -> None:
+        if self.deaths:
+            raise Broken("; ".join(self.deaths[:_LAST_LINES]))

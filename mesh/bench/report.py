@@ -1,0 +1,170 @@
+"""Scores as tables, JSON and files of pictures.
+
+On a terminal tables are in colour and as wide as it is; elsewhere they are plain and as wide as they need.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, Final
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mesh.bench.score import ClassScore, Result, Score
+
+_WIDE: Final = 200  # columns, where there is no terminal
+_DIGITS: Final = 6  # of a number in JSON
+NOTHING: Final = "-"
+ALL: Final = "all"
+
+
+class NoPlots(Exception):
+    """The library that draws is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("plots need matplotlib: pip install 'headgate[bench]'")
+
+
+def percent(share: float | None) -> str:
+    """A share for people; one that is not quite all or nothing never reads as if it were."""
+    if share is None:
+        return NOTHING
+    for digits in (1, 2):
+        text = f"{100 * share:.{digits}f}"
+        if float(text) not in (0, 100) or share in (0, 1):
+            break
+    return f"{text.rstrip('0').rstrip('.')} %"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def seconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.2f} s"
+
+
+def milliseconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.{0 if value >= 10 else 1}f} ms"
+
+
+_Column = tuple[str, Callable[[ClassScore], str]]
+_CLASS_COLUMNS: Final[Sequence[_Column]] = (
+    ("asked", lambda score: f"{score.origins}"),
+    ("served", lambda score: percent(score.served)),
+    ("shed", lambda score: percent(score.shed)),
+    ("failed", lambda score: percent(score.failures)),
+    ("attained", lambda score: percent(score.attainment)),
+    ("TTFT p50", lambda score: seconds(score.ttft_s.p50)),
+    ("p90", lambda score: seconds(score.ttft_s.p90)),
+    ("p99", lambda score: seconds(score.ttft_s.p99)),
+    ("ITL p50", lambda score: milliseconds(score.itl_ms.p50)),
+    ("p99", lambda score: milliseconds(score.itl_ms.p99)),
+    ("latency p50", lambda score: seconds(score.latency_s.p50)),
+    ("p99", lambda score: seconds(score.latency_s.p99)),
+    ("tries", lambda score: number(score.attempts)),
+    ("tokens/s", lambda score: number(score.throughput, 0)),
+    ("goodput", lambda score: number(score.goodput, 0)),
+)
+
+
+def by_class(score: Score) -> Table:
+    """One run: a row for each class, and one for all."""
+    table = _table(["class", *(name for name, _ in _CLASS_COLUMNS)])
+    rows = list(score.classes.items())
+    if len(rows) > 1:
+        rows.append((ALL, score.total))
+    for name, each in rows:
+        table.add_row(name, *(show(each) for _, show in _CLASS_COLUMNS))
+    return table
+
+
+def by_contender(results: Sequence[Result]) -> Table:
+    """One scenario: a row for each run, with what matters most of each class."""
+    classes = list(dict.fromkeys(cls for result in results for cls in result.score.classes))
+    per_class = [f"{cls} {what}" for cls in classes for what in ("attained", "failed", "TTFT p99")]
+    overall = ["wasted", "tries", "invited served", "Jain", "recovery"]
+    table = _table(["contender", "goodput", *per_class, *overall])
+    for result in results:
+        score, total = result.score, result.score.total
+        goodput = f"{total.goodput:,.0f}/s" if score.goodput_share is None else percent(score.goodput_share)
+        table.add_row(
+            result.contender + (" *" if result.notes else ""),
+            goodput,
+            *(cell for cls in classes for cell in _of_class(score.classes.get(cls))),
+            f"{total.wasted_tokens:,}",
+            number(total.attempts),
+            percent(total.returned_served),
+            number(score.jain),
+            NOTHING if score.recovery_s is None else f"{score.recovery_s:.0f} s",
+        )
+    return table
+
+
+def _of_class(score: ClassScore | None) -> tuple[str, str, str]:
+    if score is None or not score.origins:
+        return NOTHING, NOTHING, NOTHING
+    return percent(score.attainment), percent(score.failures), seconds(score.ttft_s.p99)
+
+
+def _table(columns: Iterable[str]) -> Table:
+    first, *others = columns
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def terminal(file: IO[str] | None = None, *, stderr: bool = False) -> Console:
+    """Where tables go."""
+    console = Console(file=file, stderr=stderr, highlight=False)
+    return (
+        console
+        if console.is_terminal
+        else Console(file=file, stderr=stderr, width=_WIDE, highlight=False, color_system=None)
+    )
+
+
+def notes(results: Iterable[Result]) -> list[str]:
+    """What the stars of the tables mean."""
+    return [
+        f"* {result.scenario}, {result.contender}: {note}" for result in results for note in result.notes
+    ]
+
+
+def to_json(about: Mapping[str, Any], results: Iterable[Result]) -> str:
+    """All figures; `about` says what was asked for. Absent figures are null."""
+    found = {"about": dict(about), "results": [_rounded(asdict(result)) for result in results]}
+    return json.dumps(found, indent=1) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def plotter() -> Callable[[Sequence[Result], Path], Path]:
+    """What draws the runs of one scenario into a file; raises `NoPlots`, so ask before a long run."""
+    try:
+        from mesh.bench.plot import save  # matplotlib, an extra
+    except ImportError:
+        raise NoPlots from None
+    return save
+
+
+def save_plots(results: Sequence[Result], folder: Path) -> list[Path]:
+    """One picture for each scenario; the files."""
+    save = plotter()
+    folder.mkdir(parents=True, exist_ok=True)
+    scenarios = dict.fromkeys(result.scenario for result in results)
+    return [
+        save([result for result in results if result.scenario == scenario], folder / f"{scenario}.png")
+        for scenario in scenarios
+    ]

@@ -1,0 +1,92 @@
+"""What would be started for each contender. That it serves: integration."""
+
+from collections import Counter
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mesh.bench import contenders
+from mesh.bench.workload import Ask, stock
+from mesh.local import machine, plan
+from mesh.local.plan import Options, Part
+from sidecar import config
+
+TRAFFIC = [stock("premium", 1.0, tenant="acme", key="secret"), stock("batch", 1.0, tenant="night", key="low")]
+WORDS = ("--engine", "fake")
+
+
+@pytest.fixture(autouse=True)
+def an_envoy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_envoy", lambda: Path("/bin/envoy"))
+
+
+def parts(name: str, folder: Path) -> list[Part]:
+    layout = plan.lay_out(Options(pods=2), count(20001))
+    tenants = contenders.tenants_of(TRAFFIC)
+    return list(contenders.parts(contenders.ALL[name], layout, WORDS, folder, tenants))
+
+
+@pytest.mark.parametrize("name", contenders.ALL)
+def test_every_contender_has_the_same_engines(name: str, tmp_path: Path) -> None:
+    found = [part for part in parts(name, tmp_path) if part.name.startswith("pod-")]
+    assert len(found) == 2
+    assert all("fake" in part.argv for part in found)
+
+
+@pytest.mark.parametrize("name", contenders.ALL)
+def test_what_stands_before_the_engines(name: str, tmp_path: Path) -> None:
+    kinds = Counter(part.name.partition("-")[0] for part in parts(name, tmp_path))
+    ours = name.startswith("headgate")
+    assert kinds["sidecar"] == (2 if ours else 0)
+    assert kinds["envoy"] == (0 if name.startswith("engine") else 1)
+
+
+def test_a_sidecar_has_the_defaults_and_knows_who_asks(tmp_path: Path) -> None:
+    parts("headgate", tmp_path)
+    settings = config.load(tmp_path / "sidecar-pod-0.yaml", {})
+    assert settings.admission.mode == "on"
+    tenants = {tenant.name: (tenant.cls, tenant.key_sha256) for tenant in settings.tenants}
+    assert tenants["acme"] == ("premium", (sha256(b"secret").hexdigest(),))
+    assert tenants["night"] == ("batch", (sha256(b"low").hexdigest(),))
+
+
+def test_admission_can_be_off(tmp_path: Path) -> None:
+    parts("headgate-off", tmp_path)
+    assert config.load(tmp_path / "sidecar-pod-0.yaml", {}).admission.mode == "off"
+
+
+def test_keys_are_in_no_file(tmp_path: Path) -> None:
+    parts("headgate", tmp_path)
+    assert not [file for file in tmp_path.iterdir() if "secret" in file.read_text()]
+
+
+def test_envoy_is_before_the_sidecars_where_there_are_any(tmp_path: Path) -> None:
+    parts("headgate", tmp_path)
+    ours = yaml.safe_load((tmp_path / plan.ENVOY_FILE).read_text())
+    parts("fifo", tmp_path)
+    theirs = yaml.safe_load((tmp_path / plan.ENVOY_FILE).read_text())
+    assert ours["static_resources"]["clusters"][0]["name"] == "pods"
+    assert theirs["static_resources"]["clusters"][0]["name"] == "engines"
+
+
+def test_a_tenant_is_of_one_class() -> None:
+    with pytest.raises(ValueError, match="acme"):
+        contenders.tenants_of([*TRAFFIC, stock("batch", 1.0, tenant="acme", key="secret")])
+
+
+def test_a_tenant_with_several_loads_is_listed_once() -> None:
+    assert len(contenders.tenants_of([*TRAFFIC, *TRAFFIC])) == 2
+
+
+@pytest.mark.parametrize(("cls", "priority"), [("premium", 0), ("standard", 1), ("batch", 2)])
+def test_an_answers_length_hangs_on_its_ask_alone(cls: str, priority: int) -> None:
+    ask = Ask(0.0, stock(cls, 1.0), 10, 7)
+    bodies = {
+        contender.name: contenders.extra_body(contender)(ask) for contender in contenders.ALL.values()
+    }
+    assert {body["seed"] for body in bodies.values()} == {7}
+    assert bodies["engine-64"]["priority"] == priority
+    assert "priority" not in bodies["headgate"]
