@@ -13,6 +13,7 @@ connection, so that the server can know.
 """
 
 import asyncio
+import os
 import resource
 import ssl
 from collections.abc import Callable, Sequence
@@ -176,8 +177,9 @@ class _Crowd:
                 lambda: _Connection(self, target), target.host, target.port, ssl=target.tls
             )
         except OSError as error:
-            if caller.tries == tries:
-                caller.on_lost(error.strerror or str(error) or "connect")
+            if caller.tries == tries and caller.is_waiting:
+                number = error.errno or 0  # below 0: of the resolver
+                caller.on_lost(os.strerror(number) if number > 0 else type(error).__name__)
             return
         if caller.tries == tries and caller.is_waiting:
             caller.send(connection)
@@ -327,7 +329,7 @@ class _Caller:
         self.is_waiting = False
         crowd, now = self._crowd, self._crowd.now()
         self._record(now, why)
-        pause = self._pause(outcome) if may_repeat else None
+        pause = self._pause() if may_repeat else None
         if pause is None or now + pause >= self._gives_up:
             self._end(now, outcome)
         else:
@@ -353,14 +355,13 @@ class _Caller:
         attempt.should_retry = words.should_retry
         attempt.queue_ms = words.queue_ms
 
-    def _pause(self, outcome: Outcome) -> float | None:
+    def _pause(self) -> float | None:
         traffic, attempt = self._origin.ask.traffic, self._attempt
         if self.tries > traffic.retries:
             return None
-        unheard = outcome == "timeout" or not attempt.status
         return retries.pause(
             self.tries - 1,
-            0 if unheard else attempt.status,
+            attempt.status if attempt.status >= 300 else 0,  # what broke off is no answer
             retry_after_s=attempt.retry_after_s,
             should_retry=attempt.should_retry,
             obeys=traffic.obeys,

@@ -51,12 +51,12 @@ def _draw_tokens(axes: Axes, score: Score) -> None:
 def _draw_attainment(axes: Axes, score: Score) -> None:
     for cls, asked in score.series.origins.items():
         attained = score.series.attained[cls]
-        axes.plot(range(len(asked)), _smooth(attained, asked), color=_COLOURS.get(cls, _OTHERS), label=cls)
+        axes.plot(range(len(asked)), smooth(attained, asked), color=_COLOURS.get(cls, _OTHERS), label=cls)
     axes.axvspan(score.from_s, score.to_s, color="black", alpha=0.05, linewidth=0)
     axes.set_ylim(-0.02, 1.02)
 
 
-def _smooth(counts: Sequence[int], of: Sequence[int]) -> list[float]:
+def smooth(counts: Sequence[int], of: Sequence[int]) -> list[float]:
     """The share over the last `_SMOOTH_S` seconds; not a number where nobody asked."""
     shares = []
     for second in range(len(of)):

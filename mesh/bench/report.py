@@ -43,8 +43,12 @@ def number(value: float | None, digits: int = 2) -> str:
     return NOTHING if value is None else f"{value:,.{digits}f}"
 
 
-def _milliseconds(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+def seconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.2f} s"
+
+
+def milliseconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.{0 if value >= 10 else 1}f} ms"
 
 
 _Column = tuple[str, Callable[[ClassScore], str]]
@@ -54,13 +58,13 @@ _CLASS_COLUMNS: Final[Sequence[_Column]] = (
     ("shed", lambda score: percent(score.shed)),
     ("failed", lambda score: percent(score.failures)),
     ("attained", lambda score: percent(score.attainment)),
-    ("TTFT p50", lambda score: f"{number(score.ttft_s.p50)} s"),
-    ("p90", lambda score: f"{number(score.ttft_s.p90)} s"),
-    ("p99", lambda score: f"{number(score.ttft_s.p99)} s"),
-    ("ITL p50", lambda score: f"{_milliseconds(score.itl_ms.p50)} ms"),
-    ("p99", lambda score: f"{_milliseconds(score.itl_ms.p99)} ms"),
-    ("latency p50", lambda score: f"{number(score.latency_s.p50)} s"),
-    ("p99", lambda score: f"{number(score.latency_s.p99)} s"),
+    ("TTFT p50", lambda score: seconds(score.ttft_s.p50)),
+    ("p90", lambda score: seconds(score.ttft_s.p90)),
+    ("p99", lambda score: seconds(score.ttft_s.p99)),
+    ("ITL p50", lambda score: milliseconds(score.itl_ms.p50)),
+    ("p99", lambda score: milliseconds(score.itl_ms.p99)),
+    ("latency p50", lambda score: seconds(score.latency_s.p50)),
+    ("p99", lambda score: seconds(score.latency_s.p99)),
     ("tries", lambda score: number(score.attempts)),
     ("tokens/s", lambda score: number(score.throughput, 0)),
     ("goodput", lambda score: number(score.goodput, 0)),
@@ -103,7 +107,7 @@ def by_contender(results: Sequence[Result]) -> Table:
 def _of_class(score: ClassScore | None) -> tuple[str, str, str]:
     if score is None or not score.origins:
         return NOTHING, NOTHING, NOTHING
-    return percent(score.attainment), percent(score.failures), f"{number(score.ttft_s.p99)} s"
+    return percent(score.attainment), percent(score.failures), seconds(score.ttft_s.p99)
 
 
 def _table(columns: Iterable[str]) -> Table:

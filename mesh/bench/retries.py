@@ -8,6 +8,7 @@
 A caller that does not obey leaves out what the server said: then rules 3 and 4 alone hold.
 """
 
+from math import isfinite
 from random import Random
 from typing import Final
 
@@ -45,10 +46,11 @@ def pause(
 
 
 def read_retry_after(milliseconds: str | None, seconds: str | None) -> float | None:
-    """Seconds that the two fields ask for; what is no number is left out."""
+    """Seconds that the two fields ask for: the first that is a number, unless it is no finite one."""
     for value, unit in ((milliseconds, 0.001), (seconds, 1.0)):
         try:
-            return float(value or "") * unit
+            found = float(value or "")
         except ValueError:
             continue
+        return found * unit if isfinite(found) else None
     return None

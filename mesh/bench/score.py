@@ -52,8 +52,8 @@ class ClassScore:
     goodput_share: float | None  # of the capacity
     throughput: float  # tokens a second of all
     wasted_tokens: int
-    ttft_s: Quantiles  # of the served, from when they first asked
-    itl_ms: Quantiles  # of the served: the mean of each
+    ttft_s: Quantiles  # of the served streams, from when they first asked
+    itl_ms: Quantiles  # of the served streams: the mean of each
     latency_s: Quantiles  # of the served, from when they first asked to the last byte
     attempts: float  # for each origin
     invited: int  # refusals with a time to come back
@@ -148,6 +148,7 @@ class _Window:
         """Figures of these origins, of one class or of all."""
         here = _arrived(origins, self._from_s, self._to_s)
         served = [origin for origin in here if origin.is_served]
+        streamed = [origin for origin in served if origin.ask.traffic.stream]
         good = sum(self._tokens(origin) for origin in origins if origin.attains)
         tokens = sum(map(self._tokens, origins))
         seconds = self._to_s - self._from_s
@@ -163,8 +164,8 @@ class _Window:
             goodput_share=good / seconds / self._capacity if self._capacity else None,
             throughput=tokens / seconds,
             wasted_tokens=tokens - good,
-            ttft_s=_quantiles([origin.ttft_s for origin in served]),
-            itl_ms=_quantiles([origin.itl_ms for origin in served if len(origin.tokens_at) > 1]),
+            ttft_s=_quantiles([origin.ttft_s for origin in streamed]),
+            itl_ms=_quantiles([origin.itl_ms for origin in streamed if len(origin.tokens_at) > 1]),
             latency_s=_quantiles([origin.latency_s for origin in served if origin.outcome == "served"]),
             attempts=sum(len(origin.attempts) for origin in here) / max(1, len(here)),
             invited=len(invited),

@@ -1,0 +1,108 @@
+"""Scores as tables and JSON: the figures of the right run in the right place."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from mesh.bench import report
+from tests.unit.mesh.bench.scores import result
+
+
+def rows(table: Table) -> list[list[str]]:
+    """As a reader who cannot see lines would get them."""
+    file = io.StringIO()
+    report.terminal(file).print(table)
+    lines = [line for line in file.getvalue().splitlines() if line.strip()]
+    return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+
+
+def test_a_run_by_class() -> None:
+    head, _, *found = rows(report.by_class(result().score))
+    shown = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in found}
+    assert list(shown) == ["premium", "standard", "all"]
+    assert shown["premium"]["asked"] == "5"
+    assert shown["standard"]["served"] == shown["standard"]["shed"] == "50 %"
+    assert shown["all"]["attained"] == "77.8 %"
+    assert shown["premium"]["TTFT p50"] == "0.25 s"
+    assert shown["premium"]["ITL p50"] == "40 ms"
+    assert shown["premium"]["latency p50"] == "0.40 s"
+    assert shown["premium"]["goodput"] == "3"
+
+
+def test_one_class_needs_no_sum() -> None:
+    score = result().score
+    del score.classes["standard"]
+    assert [row[0] for row in rows(report.by_class(score))[2:]] == ["premium"]
+
+
+def test_a_scenario_by_contender() -> None:
+    table = report.by_contender([result("ours"), result("busy")])
+    ours, busy = rows(table)[-2:]
+    assert ours[:2] == ["ours", "105 %"]
+    assert busy[0] == "busy *"
+    assert ours[1:] == busy[1:]
+    head = [str(column.header) for column in table.columns]
+    assert dict(zip(head, ours, strict=True))["standard attained"] == "50 %"
+
+
+def test_without_a_capacity_goodput_is_tokens() -> None:
+    (row,) = rows(report.by_contender([result(capacity=None)]))[2:]
+    assert row[1] == "4/s"
+
+
+def test_notes_name_their_run() -> None:
+    assert report.notes([result("ours"), result("busy")]) == ["* step, busy: the machine was busy"]
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [
+        (None, "-"),
+        (0.0, "0 %"),
+        (1.0, "100 %"),
+        (0.5, "50 %"),
+        (0.123, "12.3 %"),
+        (0.9996, "99.96 %"),
+        (0.0004, "0.04 %"),
+        (1.204, "120.4 %"),
+    ],
+)
+def test_nearly_all_does_not_read_as_all(share: float | None, shown: str) -> None:
+    assert report.percent(share) == shown
+
+
+def test_json_has_every_figure() -> None:
+    found = json.loads(report.to_json({"url": "http://x"}, [result()]))
+    assert found["about"] == {"url": "http://x"}
+    (run,) = found["results"]
+    assert (run["scenario"], run["contender"], run["seed"]) == ("step", "ours", 3)
+    premium = run["score"]["classes"]["premium"]
+    assert premium["ttft_s"] == {"p50": 0.25, "p90": 0.25, "p99": 0.25}
+    assert premium["returned_served"] is None
+    assert run["score"]["series"]["tokens"] == [3, 6, 3, 6, 3]
+
+
+def test_a_table_in_a_file_is_plain_and_whole() -> None:
+    file = io.StringIO()
+    report.terminal(file).print(report.by_class(result().score))
+    text = file.getvalue()
+    assert "\x1b" not in text
+    assert len({line.rstrip() for line in text.splitlines() if line.strip()}) == 5  # nothing is wrapped
+
+
+def test_pictures_need_their_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delitem(sys.modules, "mesh.bench.plot", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(report.NoPlots, match=r"pip install 'headgate\[bench\]'"):
+        report.save_plots([result()], tmp_path)
+
+
+def test_each_scenario_has_its_picture(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    files = report.save_plots([result("ours"), result("busy"), result("ours", "spike")], folder)
+    assert files == [folder / "step.png", folder / "spike.png"]
+    assert files[1].read_bytes().startswith(b"\x89PNG")
