@@ -1,8 +1,9 @@
 """What is read of a request's target and body, whatever callers write there."""
 
+import msgspec
 import pytest
 
-from sidecar.llm.request import MAX_TOKENS, Asked, Route, read
+from sidecar.llm.request import MAX_TOKENS, Asked, Route, read, with_priority
 
 
 @pytest.mark.parametrize(
@@ -13,30 +14,51 @@ from sidecar.llm.request import MAX_TOKENS, Asked, Route, read
         (b'{"max_tokens": 7}', Asked(max_tokens=7)),
         (b'{"max_completion_tokens": 8, "max_tokens": 7}', Asked(max_tokens=8)),
         (b'{"max_output_tokens": 9}', Asked(max_tokens=9)),
-        (b'{"service_tier": "priority"}', Asked(cls="premium")),
-        (b'{"service_tier": "flex"}', Asked(cls="batch")),
+        (b'{"service_tier": "priority"}', Asked(cls="highest")),
+        (b'{"service_tier": "flex"}', Asked(cls="lowest")),
         (b'{"service_tier": "default"}', Asked(cls="own")),
         (b'{"service_tier": "auto"}', Asked(cls="own")),
         (b'{"model": "a", "model": "b"}', Asked("b")),
-        (b'{"model": "\\u00fc", "messages": [{"role": "user", "content": "{}"}]}', Asked("ü")),
+        (b'{"model": "\\u00fc"}', Asked("ü")),
+        (b'{"n": 4}', Asked(answers=4)),
+        (b'{"n": 1000000}', Asked(answers=128)),
+        (b'{"prompt": "Once upon"}', Asked(size=11)),
+        (b'{"input": ["a", "b"], "x": "not of the prompt"}', Asked(size=10)),
+        (b'{"messages": [{"role": "user", "content": "{}"}]}', Asked(size=35)),
     ],
 )
-def test_reads_five_members(body: bytes, asked: Asked) -> None:
+def test_reads_what_decides(body: bytes, asked: Asked) -> None:
     assert read(body) == asked
+
+
+@pytest.mark.parametrize("around", [b'[{"image_url": {"url": "data:image/png;base64,%s"}}]', b'[{"data": "%s"}]'])
+def test_an_image_counts_for_what_it_costs_and_not_for_its_bytes(around: bytes) -> None:
+    asked = read(b'{"messages": %s}' % (around % (b"iVBO" * 100_000)))
+    assert 4000 <= asked.size <= 4100
+
+
+def test_long_text_counts_with_every_byte() -> None:
+    assert read(b'{"prompt": "%s"}' % (b"word " * 20_000)).size == 100_002
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"model": 7, "stream": "true", "max_tokens": "7", "service_tier": ["flex"]}',
-        b'{"model": null, "stream": 1, "max_tokens": true, "service_tier": {}}',
-        b'{"model": ["a"], "stream": null, "max_tokens": 7.5, "service_tier": "gold"}',
-        b'{"model": {"a": 1}, "max_tokens": -1}',
-        b'{"max_tokens": 0}',
+        b'{"model": 7, "stream": "true", "service_tier": ["flex"], "n": "2"}',
+        b'{"model": null, "stream": 1, "max_tokens": null, "service_tier": {}, "n": 0}',
+        b'{"model": ["a"], "stream": null, "service_tier": "gold", "n": -3}',
+        b'{"model": {"a": 1}, "n": 1.5}',
     ],
 )
 def test_members_of_other_types_are_the_engines_to_complain_about(body: bytes) -> None:
     assert read(body) == Asked()
+
+
+@pytest.mark.parametrize("tokens", [b'"7"', b"true", b"7.5", b"-1", b"%d" % (MAX_TOKENS + 1)])
+def test_an_absurd_number_of_tokens_is_noticed(tokens: bytes) -> None:
+    asked = read(b'{"max_tokens": %s}' % tokens)
+    assert asked.odd
+    assert asked.max_tokens in (None, MAX_TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +80,8 @@ def test_members_of_other_types_are_the_engines_to_complain_about(body: bytes) -
     ],
     ids=range(13),
 )
-def test_what_is_not_the_json_we_expect_says_nothing(body: bytes) -> None:
-    assert read(body) == Asked()
+def test_of_what_is_not_the_json_we_expect_only_the_size_is_known(body: bytes) -> None:
+    assert read(body) == Asked(size=len(body))
 
 
 @pytest.mark.parametrize("digits", ["1" + "0" * 8, "9" * 19, "9" * 30, "9" * 300, "9" * 5000, "1e9", "1e400"])
@@ -135,3 +157,34 @@ def test_what_is_work(
 ) -> None:
     found = route(target, method)
     assert (found.is_work, found.is_buffered, found.is_openai) == (is_work, is_buffered, is_openai)
+
+
+# The class, as vLLM reads it.
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "a"}',
+        b"{}",
+        b"{ \n}",
+        b'{"priority": -5, "model": "a"}',
+        b'{"model": "a", "priority": "high"}',
+        b'{"priority": 1, "priority": 2}',
+        b'{"nested": {"priority": 9}, "n": 1.50}',
+    ],
+)
+def test_a_priority_takes_the_place_of_the_callers_own(body: bytes) -> None:
+    members = msgspec.json.decode(body) | {"priority": 2}
+    changed = with_priority(body, 2)
+    assert msgspec.json.decode(changed) == members
+    assert changed.count(b'"priority"') == max(1, body.count(b"nested") + 1)
+
+
+def test_what_has_none_of_its_own_keeps_every_byte_beside_it() -> None:
+    assert with_priority(b' {"n": 1.50,"s":"\\u00fc"}', 0) == b' {"priority":0,"n": 1.50,"s":"\\u00fc"}'
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"not json", b'{"model": ', b"[" * 100_000])
+def test_what_is_no_json_object_is_left_alone(body: bytes) -> None:
+    assert with_priority(body, 1) == body

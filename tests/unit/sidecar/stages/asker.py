@@ -11,6 +11,7 @@ from sidecar.net.timers import Timers
 from sidecar.pipeline import Pipeline, Ready, Stage
 from sidecar.settings import Timeouts
 from sidecar.stages.identify import Identify
+from sidecar.telemetry.metrics import Metrics
 from tests.harness.clock import FakeClock
 
 CHAT = "/v1/chat/completions"
@@ -109,7 +110,10 @@ class Desk(Asker):
         clock = FakeClock()
         timers = Timers(clock.now)
         trust = Trust(settings.trusted_proxies)
-        stage = Identify(settings, clock, timers, self.catalog, trust, self.lifecycle, self.bodies)
+        self.metrics = Metrics("test", 10)
+        stage = Identify(
+            settings, clock, timers, self.catalog, trust, self.lifecycle, self.bodies, self.metrics
+        )
         super().__init__(stage, *behind, clock=clock, timers=timers)
 
 
