@@ -95,6 +95,8 @@ def _check_depth(text: str | bytes) -> None:
 
 def needs_restart(old: Config, new: Config) -> str | None:
     """The first changed key that a running sidecar cannot take over."""
+    if list(old.classes) != list(new.classes):  # who runs or waits has its place among them
+        return "classes"
     return next((key for key in _NEEDS_RESTART if getattr(old, key) != getattr(new, key)), None)
 
 
