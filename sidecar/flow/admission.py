@@ -243,7 +243,9 @@ class Admission:
         higher = sum(queue.work for queue in self.queues[:cls])
         ahead = higher + own
         prompts = self.backlog_s(now) + (ahead * self._fresh_part + ticket.fresh) / meter.prompt_rate
-        free = max(self.controller.limit * self._ceilings[cls] - self.room, 0.0) * self._work_part
+        free = 0.0
+        if len(self.running) < self.seats:
+            free = max(self.controller.limit * self._ceilings[cls] - self.room, 0.0) * self._work_part
         share = self.terms[cls].share
         above = sum(self._demand[:cls])
         if ticket.due - now > _LONG_S:
