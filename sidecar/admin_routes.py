@@ -9,6 +9,7 @@ from msgspec import to_builtins
 
 from sidecar.config import redacted
 from sidecar.net.admin import AdminReply, json, on_loop, text
+from sidecar.standing import standing
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,6 +35,7 @@ def routes(app: App, loop: asyncio.AbstractEventLoop) -> Mapping[tuple[str, str]
         ("GET", "/debug/config"): admin.config,
         ("GET", "/debug/endpoints"): admin.endpoints,
         ("GET", "/debug/decisions"): admin.decisions,
+        ("GET", "/debug/queue"): admin.queue,
         ("POST", "/drain"): admin.drain,
         ("PUT", "/log-level"): admin.log_level,
     }
@@ -78,6 +80,13 @@ class _Admin:
         if not (n.isascii() and n.isdigit()):
             return json({"error": f"n: expected a number, got {n[:32]!r}"}, 400)
         return json(to_builtins(on_loop(self._loop, lambda: self._app.plane.receipts.last(int(n[:9])))))
+
+    def queue(self, query: Query, body: bytes) -> AdminReply:
+        """Who waits and why, in the order of classes and arrival; up to `n` of them."""
+        n = query.get("n", str(_DEFAULT_DECISIONS))
+        if not (n.isascii() and n.isdigit()):
+            return json({"error": f"n: expected a number, got {n[:32]!r}"}, 400)
+        return json(on_loop(self._loop, lambda: standing(self._app.plane, int(n[:9]))))
 
     def drain(self, query: Query, body: bytes) -> AdminReply:
         on_loop(self._loop, self._app.drain)
