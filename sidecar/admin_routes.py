@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from msgspec import to_builtins
@@ -69,9 +70,20 @@ class _Admin:
         return json(redacted(self._app.plane.config))
 
     def endpoints(self, query: Query, body: bytes) -> AdminReply:
-        endpoint = self._app.plane.endpoint
+        """What an engine said of its load is seconds old, or null: never."""
+        endpoint, now = self._app.plane.endpoint, self._app.plane.clock.now()
+        said = to_builtins(endpoint.load)
+        ages = {name: now - said.pop(name) for name in ("at", "counted_at")}
+        shown = {f"{name[:-2]}age_s": None if age == inf else round(age, 3) for name, age in ages.items()}
         return json(
-            [{"address": endpoint.name, "healthy": endpoint.healthy, "in_flight": endpoint.in_flight}]
+            [
+                {
+                    "address": endpoint.name,
+                    "healthy": endpoint.healthy,
+                    "in_flight": endpoint.in_flight,
+                    "load": said | shown,
+                }
+            ]
         )
 
     def decisions(self, query: Query, body: bytes) -> AdminReply:

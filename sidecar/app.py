@@ -21,6 +21,7 @@ from sidecar.net.connections import LoopDialer
 from sidecar.net.lines import LineWriter
 from sidecar.net.listener import Listener
 from sidecar.net.probe import HttpProber, Prober, watch_health, watch_models
+from sidecar.net.scrape import watch_load
 from sidecar.net.state_file import StateFile
 from sidecar.net.timers import TICK_S
 from sidecar.net.watch import FileWatch
@@ -164,7 +165,7 @@ class App:
             return
         self.plane.put_in_force(config)
         self._announce(config)
-        if (config.engine.address, config.engine.health) != (old.engine.address, old.engine.health):
+        if _watched(config) != _watched(old):
             self._watch_engine()
         log.info("the new configuration is in force")
 
@@ -191,6 +192,8 @@ class App:
             task.cancel()
         engine, endpoint = self.plane.config.engine, self.plane.endpoint
         watchers = [watch_models(engine.address, self.plane.catalog)]
+        if engine.metrics.kind != "none":
+            watchers.append(watch_load(engine, endpoint, self.plane.page, self.plane.clock))
         prober = self._prober()
         if prober is None:
             endpoint.healthy = True  # taken as it is
@@ -255,3 +258,8 @@ class App:
         address = self.plane.config.listen
         return str(address) if address.path else f"{address.host}:{self.listener.port}"
 
+
+def _watched(config: Config) -> tuple[object, ...]:
+    """What a change of begins the watching anew."""
+    engine = config.engine
+    return engine.address, engine.health, engine.metrics
