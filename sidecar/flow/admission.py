@@ -102,9 +102,10 @@ class Admission:
         self._custom = [0.0] * len(self.terms)  # and usually
         self._work_part = 1.0  # work for a KV token, on average
         self._fresh_part = 0.5  # prompt tokens for work
-        self._ceilings = [terms.ceiling for terms in self.terms]
+        self.ceilings = [1.0] * len(self.terms)
         self._serial = 0
         self._window = now
+        self._keep_free()
 
     @property
     def in_flight(self) -> int:
@@ -211,6 +212,7 @@ class Admission:
             self.room -= ticket.room
             if not ticket.first:
                 self.backlog -= ticket.fresh
+                self._clear -= ticket.fresh / self.meter.prompt_rate
             if not self.running:
                 self.room = self.backlog = 0.0  # nor shall rounding be left
             taken = (ticket.fresh if ticket.first else 0.0) + DECODE * ticket.tokens
@@ -245,7 +247,7 @@ class Admission:
         prompts = self.backlog_s(now) + (ahead * self._fresh_part + ticket.fresh) / meter.prompt_rate
         free = 0.0
         if len(self.running) < self.seats:
-            free = max(self.controller.limit * self._ceilings[cls] - self.room, 0.0) * self._work_part
+            free = max(self.controller.limit * self.ceilings[cls] - self.room, 0.0) * self._work_part
         share = self.terms[cls].share
         above = sum(self._demand[:cls])
         if ticket.due - now > _LONG_S:
@@ -305,6 +307,20 @@ class Admission:
         own = ticket.fresh / self.meter.prompt_rate
         return now + own * (1 - _LEAST_LEFT) > ticket.due
 
+    def blocked_by(self, cls: int, now: float) -> str | None:
+        """What the next of a class waits for; None: nobody waits, or its turn has come."""
+        head = self.queues[cls].head()
+        if head is None:
+            return None
+        if any(len(queue) for queue in self.queues[:cls]):
+            return "a higher class"
+        if self._fits(head, cls, now):
+            return None
+        if len(self.running) >= self.seats:
+            return "seats"
+        full = self.room + head.needs() > self.controller.limit * self.ceilings[cls]
+        return "room" if full else "prompts that are not computed yet"
+
     def _fits(self, ticket: Ticket, rank: int, now: float) -> bool:
         if not self.running:
             return True
@@ -316,7 +332,7 @@ class Admission:
             own = ticket.fresh / self.meter.prompt_rate
             if backlog + min(own, _BIG_PROMPT * terms.backlog_s) > terms.backlog_s:
                 return False
-        return self.room + ticket.needs() <= self.controller.limit * self._ceilings[rank]
+        return self.room + ticket.needs() <= self.controller.limit * self.ceilings[rank]
 
     def _candidates(self, now: float) -> Iterator[tuple[Ticket, int, bool]]:
         """Ticket, as which class it may fill the engine, whether nobody below it may go before it."""
@@ -407,6 +423,7 @@ class Admission:
         """Lower classes leave room for what higher ones asked for lately, so that these enter at once."""
         rate, ceiling = self.meter.work_rate, 1.0
         for cls, terms in enumerate(self.terms):
-            self._ceilings[cls] = min(terms.ceiling, ceiling)
-            if rate and self._demand[cls]:
-                ceiling -= max(_KEPT * min(terms.share, self._demand[cls] / rate), _LEAST_KEPT)
+            self.ceilings[cls] = min(terms.ceiling, ceiling)
+            wanted = _KEPT * min(terms.share, self._demand[cls] / rate) if rate else 0.0
+            if wanted or not cls:  # the highest may always come
+                ceiling -= max(wanted, _LEAST_KEPT)

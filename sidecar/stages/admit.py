@@ -17,7 +17,8 @@ from sidecar.errors import OVERLOADED, PREEMPTED, QUEUE_FULL, QUEUE_TIMEOUT
 from sidecar.exchange import FORWARDED, PARKED, WAITING, Exchange, Reply, Verdict
 from sidecar.flow.admission import ENTERED, FULL, QUEUED
 from sidecar.flow.invitations import fingerprint
-from sidecar.flow.ticket import FIRST, GONE, INVITED, REPEAT, RUNNING, Ticket
+from sidecar.flow.ticket import FIRST, GONE, INVITED, REPEAT, Ticket
+from sidecar.flow.ticket import RUNNING as ADMITTED
 from sidecar.llm.request import with_priority
 from sidecar.llm.usage import read_usage
 from sidecar.pipeline import Stage
@@ -162,9 +163,8 @@ class Admit(Stage):
             ticket.tier = FIRST
 
     def _wait(self, x: Exchange, ticket: Ticket, now: float) -> Verdict:
-        self.let_in()
-        # Its own turn may have come, and nobody resumes who is not parked yet.
-        if ticket.state == RUNNING:
+        self.let_in()  # it may be its turn already, before others that wait
+        if ticket.state == ADMITTED:
             return None
         if ticket.state == GONE:
             return self._refusal(x, OVERLOADED)

@@ -290,7 +290,7 @@ def test_needs_restart() -> None:
     assert needs_restart(old, decode(ENGINE + "listen: h:1", {})) == "listen"
     assert needs_restart(old, decode(ENGINE + "health_listen: h:1", {})) == "health_listen"
     assert needs_restart(old, decode(ENGINE + "classes: {batch: {share: 0.2}}", {})) is None
-    assert needs_restart(old, decode(ENGINE + "classes: {gold: {}}", {})) == "classes"
+    assert needs_restart(old, decode(ENGINE + "classes: {gold: {}}", {})) == "classes (their names or their order)"
 
 
 def test_what_is_not_built_is_named() -> None:

@@ -1,5 +1,6 @@
 """Requests for the stages, without a connection they could come from."""
 
+from sidecar.balance.engine_page import EnginePage
 from sidecar.config import decode
 from sidecar.exchange import Exchange, Reply
 from sidecar.flow.budget import Budget
@@ -110,9 +111,11 @@ class Desk(Asker):
         clock = FakeClock()
         timers = Timers(clock.now)
         trust = Trust(settings.trusted_proxies)
+        self.queued = 0
+        self.page = EnginePage(lambda: self.queued, settings.engine.metrics.max_age_s)
         self.metrics = Metrics("test", 10)
         stage = Identify(
-            settings, clock, timers, self.catalog, trust, self.lifecycle, self.bodies, self.metrics
+            settings, clock, timers, self.catalog, trust, self.lifecycle, self.bodies, self.metrics, self.page
         )
         super().__init__(stage, *behind, clock=clock, timers=timers)
 
