@@ -154,7 +154,8 @@ class Admission:
         """Seconds after which a refused caller should come back, by `latest`; None: there is no use."""
         if ticket.tenant in self.anomaly.held:
             return None
-        earliest = now + max(ticket.predicted - self.terms[ticket.cls].wait_s, 0.0)
+        patience = min(self.terms[ticket.cls].wait_s, ticket.due - ticket.came)
+        earliest = now + max(ticket.predicted - patience, 0.0)
         rate = self.work_rate_of(ticket.cls)
         return self.invitations.book(ticket.cls, ticket.work, rate, now, earliest, latest)
 
