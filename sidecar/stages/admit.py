@@ -140,9 +140,9 @@ class Admit(Stage):
         ticket.steady = x.stream
         body = x.body
         if body is not None:
-            ticket.size = len(body)
             if self._tells_engine:
-                x.body = with_priority(body, cls)
+                x.body = body = with_priority(body, cls)
+            ticket.size = len(body)
             if x.repeat or len(self._admission.invitations):
                 self._recognise(x, ticket, body, now, wait)
         elif x.repeat:
