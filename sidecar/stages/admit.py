@@ -225,10 +225,10 @@ class Admit(Stage):
         assert ticket is not None
         x.tail = b""
         if usage is None:
-            if not x.stream:
-                return ticket.tokens
-            self._estimates.learn(x.tenant, x.model, x.tokens, size=x.size)
-            return x.tokens
+            # What is not streamed is known by how long it took, as the rates are that it is measured against.
+            seen = x.tokens if x.stream else ticket.tokens
+            self._estimates.learn(x.tenant, x.model, seen, size=x.size)
+            return seen
         x.tokens = usage.answer
         self._estimates.learn(
             x.tenant,
