@@ -79,7 +79,7 @@ class Plane:
         page = self.page if same else self._page(config.engine)
         trust = Trust(config.trusted_proxies)
         self._admit = admit = Admit(
-            config, self.admission, self.estimates, self.metrics, self.clock, self.timers, at=2
+            config, self.admission, self.estimates, endpoint.load, self.metrics, self.clock, self.timers, at=2
         )
         pipeline = self._pipeline(config, endpoint, page, trust, admit)
         self.config = config

@@ -30,6 +30,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sidecar.flow.anomaly import Anomaly
 from sidecar.flow.fair import ClassQueue
@@ -40,7 +41,7 @@ from sidecar.flow.ticket import DECODE, GONE, INVITED, RUNNING, WAITING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sidecar.flow.controller import Controller
+    from sidecar.flow.controller import Controller, Heard, Window
     from sidecar.flow.ticket import Ticket
 
 _WINDOW_S: Final = 0.5
@@ -94,6 +95,8 @@ class Admission:
         self.invitations = Invitations(len(self.terms), 0.0)
         self.anomaly = Anomaly()
         self.shadow = False
+        self.heard: Heard | None = None  # from the engine, while that is fresh
+        self._preemptions: int | None = None  # that it had counted before
         self._next_victims = 0.0
         self._clear = 0.0  # when the engine will have computed them
         self._credit = [0.0] * len(self.terms)
@@ -119,6 +122,7 @@ class Admission:
         ticket.serial = self._serial
         self._work_part += (ticket.work / ticket.needs() - self._work_part) * _SLOW
         self._fresh_part += (ticket.fresh / ticket.work - self._fresh_part) * _SLOW
+        self.anomaly.on_arrived(ticket.tenant, ticket.work)
         if not self.queued and self._fits(ticket, ticket.cls, now):
             self._asked[ticket.cls] += ticket.work
             self._enter(ticket, now)
@@ -303,7 +307,7 @@ class Admission:
 
     def _is_late(self, ticket: Ticket, now: float) -> bool:
         own = ticket.fresh / self.meter.prompt_rate
-        return now + own * (1 - _LEAST_LEFT) > ticket.due
+        return now + self.backlog_s(now) + own * (1 - _LEAST_LEFT) > ticket.due
 
     def blocked_by(self, cls: int, now: float) -> str | None:
         """What the next of a class waits for; None: nobody waits, or its turn has come."""
@@ -408,7 +412,8 @@ class Admission:
         seconds = now - self._window
         self._window = now
         objective = min((self.terms[ticket.cls].itl_ms for ticket in self.running), default=1e9)
-        self.controller.on_window(self.meter.close(now, self.running, objective))
+        window = self.meter.close(now, self.running, objective)
+        self.controller.on_window(self._with_what_was_heard(window))
         for demand, constant in ((self._demand, _DEMAND_S), (self._custom, _CUSTOM_S)):
             weight = min(seconds / constant, 1.0)
             for cls, asked in enumerate(self._asked):
@@ -416,6 +421,20 @@ class Admission:
         self._asked = [0.0] * len(self.terms)
         self._keep_free()
         self.anomaly.close(seconds)
+
+    def _with_what_was_heard(self, window: Window) -> Window:
+        """The engine's own word, where there is one; else what was seen here must do."""
+        heard, before = self.heard, self._preemptions
+        if heard is None:
+            self._preemptions = None
+            return window
+        if heard.kv_tokens:
+            self.controller.learn_capacity(heard.kv_tokens)
+        self._preemptions = heard.preemptions
+        new = 0
+        if heard.preemptions is not None and before is not None:
+            new = max(heard.preemptions - before, 0)  # fewer: it has started anew
+        return replace(window, kv_used=heard.kv_used, preempted=new)
 
     def _keep_free(self) -> None:
         """Lower classes leave room for what higher ones asked for lately, so that these enter at once."""
