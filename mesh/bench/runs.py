@@ -5,6 +5,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from mesh.bench.breakdown import breakdowns
 from mesh.bench.capacity import Capacity
 from mesh.bench.clients import drive
 from mesh.bench.contenders import Contender, started
@@ -56,6 +57,7 @@ async def run(
             "loop_lag_p99_ms": usage.lag_p99_ms,
             "engine_means": {name: engines.mean(name, from_s, to_s) for name in ("running", "waiting", "kv")},
             "preemptions": engines.preempted(from_s, to_s),
+            **breakdowns(origins, from_s, to_s),
         },
     )
 
