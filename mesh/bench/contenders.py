@@ -57,9 +57,9 @@ ALL: Final = {
         ),
         Contender(
             name="envoy-admission",
-            says="Envoy with admission control, engines that queue 64",
+            says="Envoy with admission control, engines that queue 16",
             envoy=envoys.admission,
-            engine=("--max-waiting", "64"),
+            engine=("--max-waiting", "16"),
         ),
         Contender(
             name="fifo", says=f"Envoy as a queue, {envoys.FIFO_CONNECTIONS} to each engine", envoy=envoys.fifo

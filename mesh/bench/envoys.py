@@ -25,7 +25,7 @@ Builder = Callable[[Address, Address, Sequence[Address]], Document]
 FIFO_CONNECTIONS: Final = 64
 MIN_RTT_S: Final = 4.5
 ADAPTIVE_LEAST: Final = 32
-ADAPTIVE_MOST: Final = 96
+ADAPTIVE_MOST: Final = 72
 
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
 _NO_LIMIT: Final = 1_000_000

@@ -39,6 +39,7 @@ class Plan:
     seeds: Sequence[int]
     tune_seeds: Sequence[int]  # which the constants were chosen on: not to be reported
     bisects: bool
+    capacity: Capacity | None  # None: to be measured
 
     def runs(self) -> Iterator[tuple[Scenario, Contender, int]]:
         """In the order in which they run."""
@@ -79,12 +80,10 @@ def command(
     everything: Annotated[
         bool, typer.Option("--all", help="Every scenario, and how long a burst each survives; an hour.")
     ] = False,
-    warm: Annotated[
-        float, typer.Option(min=1, max=600, help="Seconds before capacity is measured.")
-    ] = capacity.WARM_S,
-    measure: Annotated[
-        float, typer.Option(min=1, max=600, help="Seconds for which capacity is measured.")
-    ] = capacity.MEASURED_S,
+    known: Annotated[
+        float | None,
+        typer.Option("--capacity", min=1, help="Tokens/s of one engine, from an earlier run; else measured."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="All figures; - for stdout.")
     ] = None,
@@ -101,12 +100,13 @@ def command(
         seeds=seed or [1],
         tune_seeds=tune_seeds or [],
         bisects=everything and scenario is None,
+        capacity=None if known is None else Capacity(known),
     )
     try:
         if plots is not None:
             report.plotter()
         machine.find_envoy()
-        outcome = uvloop.run(_compare(plan, warm, measure))
+        outcome = uvloop.run(_compare(plan))
     except (Broken, machine.MissingBinary, report.NoPlots) as error:
         typer.echo(f"headgate bench overload: {error}", err=True)
         raise typer.Exit(exits.FAILED) from None
@@ -129,11 +129,11 @@ def _lasting(scenario: Scenario, duration_s: float | None) -> Scenario:
     return replace(scenario, window=(begins, begins + duration_s))
 
 
-async def _compare(plan: Plan, warm_s: float, measured_s: float) -> Outcome:
+async def _compare(plan: Plan) -> Outcome:
     planned = list(plan.runs())
     with _bar() as bar:
         task = bar.add_task("capacity", total=len(planned) + 1)
-        found = Outcome(await capacity.measure(plan.pods, warm_s=warm_s, measured_s=measured_s), [], {}, [])
+        found = Outcome(plan.capacity or await capacity.measure(plan.pods), [], {}, [])
         for done, (scenario, contender, seed) in enumerate(planned, start=1):
             name = f"{scenario.name} · {contender.name}" + (f" · seed {seed}" if len(plan.seeds) > 1 else "")
             bar.update(task, completed=done, description=name)
@@ -181,6 +181,7 @@ def _publish(plan: Plan, outcome: Outcome, json_file: Path | None, plots: Path |
 def _about(plan: Plan, outcome: Outcome) -> dict[str, Any]:
     return {
         "capacity_tokens_s": outcome.capacity.tokens_s,
+        "capacity_was_measured": plan.capacity is None,
         "capacity_requests_s": outcome.capacity.requests_s,
         "pods": plan.pods,
         "seeds": list(plan.seeds),
@@ -198,10 +199,11 @@ def _print(plan: Plan, outcome: Outcome) -> None:
     terminal = report.terminal()
     whole = outcome.capacity.tokens_s * plan.pods
     seeds = ", ".join(map(str, plan.seeds))
+    said = "" if plan.capacity is None else " as given"
     tuned = f"; constants chosen on {', '.join(map(str, plan.tune_seeds))}" if plan.tune_seeds else ""
     terminal.print(
         f"capacity {whole:,.0f} tokens/s, {outcome.capacity.requests_s * plan.pods:.1f} requests/s "
-        f"from {plan.pods} engines; seeds {seeds}{tuned}"
+        f"from {plan.pods} engines{said}; seeds {seeds}{tuned}"
     )
     for scenario in plan.scenarios:
         results = [each for each in outcome.results if each.scenario == scenario.name]

@@ -86,7 +86,7 @@ def by_contender(results: Sequence[Result]) -> Table:
     """One scenario: a row for each run, with what matters most of each class."""
     classes = list(dict.fromkeys(cls for result in results for cls in result.score.classes))
     per_class = [f"{cls} {what}" for cls in classes for what in ("attained", "failed", "TTFT p99")]
-    overall = ["wasted", "tries", "invited served", "Jain", "recovery"]
+    overall = ["shed", "falsely", "wasted", "tries", "invited served", "Jain", "recovery"]
     table = _table(["contender", "goodput", *per_class, *overall])
     for result in results:
         score, total = result.score, result.score.total
@@ -95,6 +95,8 @@ def by_contender(results: Sequence[Result]) -> Table:
             result.contender + (" *" if result.notes else ""),
             goodput,
             *(cell for cls in classes for cell in _of_class(score.classes.get(cls))),
+            percent(total.shed),
+            number(result.false_sheds),
             f"{total.wasted_tokens:,}",
             number(total.attempts),
             percent(total.returned_served),

@@ -2,9 +2,10 @@
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from mesh.bench.breakdown import breakdowns
 from mesh.bench.capacity import Capacity
 from mesh.bench.clients import drive
 from mesh.bench.contenders import Contender, started
@@ -50,8 +51,14 @@ async def run(
         seed=seed,
         score=figures,
         notes=doubts(usage),
-        extras=_extras(engines, origins, scenario)
-        | {"cores": usage.cores, "loop_lag_p99_ms": usage.lag_p99_ms},
+        false_sheds=_false_sheds(engines, origins, scenario),
+        extras={
+            "cores": usage.cores,
+            "loop_lag_p99_ms": usage.lag_p99_ms,
+            "engine_means": {name: engines.mean(name, from_s, to_s) for name in ("running", "waiting", "kv")},
+            "preemptions": engines.preempted(from_s, to_s),
+            **breakdowns(origins, from_s, to_s),
+        },
     )
 
 
@@ -66,16 +73,10 @@ def doubts(usage: Usage) -> list[str]:
     return found
 
 
-def _extras(engines: Watched, origins: list[Origin], scenario: Scenario) -> dict[str, object]:
+def _false_sheds(engines: Watched, origins: Sequence[Origin], scenario: Scenario) -> float:
     from_s, to_s = scenario.window
     arrived = sum(from_s <= origin.ask.at < to_s for origin in origins)
-    false = engines.false_refusals(origins, from_s, to_s)
-    means = {name: engines.mean(name, from_s, to_s) for name in ("running", "waiting", "kv")}
-    return {
-        "false_refusals_per_origin": false / arrived if arrived else 0.0,
-        "engine_means": means,
-        "preemptions": engines.preempted(from_s, to_s),
-    }
+    return engines.false_refusals(origins, from_s, to_s) / max(1, arrived)
 
 
 @contextlib.contextmanager

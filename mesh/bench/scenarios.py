@@ -23,7 +23,7 @@ class Scenario:
     says: str
     traffic: Callable[[float], list[Traffic]]  # from the capacity in requests a second
     window: tuple[float, float]  # what is asked in it is judged
-    changes_at_s: float  # from when on recovery counts
+    changes_at_s: float | None = None  # from when on recovery counts
     contenders: tuple[str, ...] = ()  # whom it tells something; empty: the usual ones
     pods: int | None = None  # it is about this number of engines
     afterwards_s: float = 10.0  # from the window to the end; the median answer at full load takes 6
@@ -90,7 +90,6 @@ def noisy(times: int, others: float) -> Scenario:
         says=f"one tenant asks {times * others:g}x the capacity, four others {others:g}x each",
         traffic=traffic,
         window=(6, 20),
-        changes_at_s=0,
     )
 
 
@@ -137,7 +136,6 @@ def _heavy_tail() -> Scenario:
         says="1.5x; 1 in 100 has a prompt of 24,000 tokens or an answer of 8,000",
         traffic=traffic,
         window=(10, 30),
-        changes_at_s=0,
     )
 
 
@@ -165,7 +163,6 @@ def _low() -> Scenario:
         says="0.8x: nothing may be refused, nobody may wait longer than without us",
         traffic=_step(0.8, 0.8, 0),
         window=(5, 35),
-        changes_at_s=0,
         contenders=("headgate", "headgate-off"),
     )
 

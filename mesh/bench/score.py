@@ -98,6 +98,7 @@ class Result:
     seed: int
     score: Score
     notes: Sequence[str] = field(default_factory=list)  # what a reader must know to judge it
+    false_sheds: float | None = None  # refusals for each origin, while an engine had room
     extras: Mapping[str, object] = field(default_factory=dict)  # what else was measured, by name
 
 

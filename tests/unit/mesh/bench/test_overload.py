@@ -26,7 +26,7 @@ class Stage:
         self.windows: list[tuple[float, float]] = []
         self.breaks: str | None = None
 
-    async def measure(self, pods: int, *, warm_s: float, measured_s: float) -> Capacity:
+    async def measure(self, pods: int) -> Capacity:
         return Capacity(2000.0)
 
     async def run(
@@ -97,6 +97,12 @@ def test_the_table_says_what_was_measured_and_what_to_doubt(stage: Stage) -> Non
     assert "seeds 3; constants chosen on 1" in said
     assert scenarios.ALL["spike"].says in said
     assert "it was late" in said
+
+
+def test_a_capacity_that_is_known_is_not_measured(stage: Stage) -> None:
+    said = invoke("--scenario", "spike", "--contender", "fifo", "--capacity", "2500")
+    assert "capacity 5,000 tokens/s" in said
+    assert "from 2 engines as given" in said
 
 
 def test_json_has_everything(stage: Stage, tmp_path: Path) -> None:

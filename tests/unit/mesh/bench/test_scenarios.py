@@ -101,3 +101,8 @@ def test_callers_of_a_spike_repeat_often() -> None:
 
 def test_callers_of_the_pulse_leave_after_five_seconds() -> None:
     assert {each.patience_s for each in scenarios.ALL["pulse"].traffic(CAPACITY)} == {5}
+
+
+def test_recovery_is_asked_where_something_changes() -> None:
+    steady = {name for name, scenario in scenarios.ALL.items() if scenario.changes_at_s is None}
+    assert steady == {"noisy-6", "noisy-100", "heavy-tail", "low"}
