@@ -161,6 +161,12 @@ def test_a_connection_that_the_server_closes_is_not_used_again() -> None:
     assert server.connections == 2
 
 
+def test_a_connection_that_the_server_will_close_is_left() -> None:
+    closing = OK.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
+    server, _ = driving([[closing, FOREVER]], ask(stream=False), ask(0.1, stream=False))
+    assert (server.left, server.connections) == (2, 2)
+
+
 def test_an_invitation_is_followed() -> None:
     server, (origin,) = driving([[REFUSED % b"retry-after-ms: 80\r\n"], STREAM], ask())
     refused, served = origin.attempts
@@ -219,6 +225,11 @@ def test_tokens_extend_patience_and_silence_ends_it() -> None:
     assert (origin.outcome, len(origin.tokens_at), len(origin.attempts)) == ("timeout", 2, 1)
     assert origin.ended >= origin.tokens_at[-1] + 0.1 - 0.002
     assert server.left == 1
+
+
+def test_a_stream_that_has_begun_is_not_repeated() -> None:
+    server, (origin,) = driving([[HEAD + TOKEN, FOREVER]], ask(patience_s=5, timeout_s=0.1))
+    assert (origin.outcome, len(server.requests)) == ("timeout", 1)
 
 
 BROKEN = chunk(b'data: {"error": {"code": "stalled"}}\n\n') + b"0\r\n\r\n"
