@@ -219,7 +219,7 @@ class App:
         plane = self.plane
         now = plane.clock.now()
         plane.lifecycle.tick(now, due, TICK_S)
-        plane.timers.advance()
+        plane.tick()
         self._loop.call_later(TICK_S, self._tick, now + TICK_S)
 
     async def _chores(self) -> None:

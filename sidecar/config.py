@@ -206,7 +206,9 @@ class _Reader:
         if shape.kind is tuple:
             return self._list(get_args(shape.hint)[0], node, path, depth + 1)
         if shape.kind is dict:
-            return self._dict(get_args(shape.hint)[1], node, path, depth + 1)
+            defaults = default if isinstance(default, dict) else {}
+            key_hint, hint = get_args(shape.hint)
+            return self._dict(key_hint, hint, node, path, defaults, depth + 1)
         if shape.kind is object:
             return self._anything(node, path, depth + 1)
         return self._scalar(shape, node, path)
@@ -219,7 +221,7 @@ class _Reader:
             info = shape.fields.get(key)
             if info is None:
                 raise ConfigError(_join(path, key), f"unknown key{_nearest(key, shape.fields)}")
-            default = values.get(info.name, info.default)
+            default = values.get(info.name, _default(info))
             values[info.name] = self.read(info.type, child, _join(path, key), default, depth)
         for key, info in shape.fields.items():
             if info.required and info.name not in values:
@@ -236,13 +238,31 @@ class _Reader:
         children = enumerate(node.value)
         return tuple(self.read(item, child, f"{path}[{i}]", None, depth) for i, child in children)
 
-    def _dict(self, hint: object, node: yaml.Node, path: str, depth: int) -> dict[str, object]:
+    def _dict(
+        self,
+        key_hint: object,
+        hint: object,
+        node: yaml.Node,
+        path: str,
+        defaults: Mapping[str, object],
+        depth: int,
+    ) -> dict[str, object]:
         items = self._items(node, path)
-        return {key: self.read(hint, child, _join(path, key), None, depth) for key, child in items}
+        for key, _ in items:
+            self._check_key(_shape(key_hint), key, path)
+        return {
+            key: self.read(hint, child, _join(path, key), defaults.get(key), depth) for key, child in items
+        }
+
+    def _check_key(self, shape: _Shape, key: str, path: str) -> None:
+        try:
+            msgspec.convert(key, type=shape.hint)
+        except msgspec.ValidationError:
+            raise ConfigError(_join(path, key), f"expected {shape.title}") from None
 
     def _anything(self, node: yaml.Node, path: str, depth: int) -> object:
         if isinstance(node, yaml.MappingNode):
-            return self._dict(object, node, path, depth)
+            return self._dict(str, object, node, path, {}, depth)
         if isinstance(node, yaml.SequenceNode):
             return list(self._list(object, node, path, depth))
         return self._expand(node.value, path)
@@ -299,6 +319,10 @@ class _Reader:
             return self._env[name]
 
         return _VARIABLE.sub(value, text)
+
+
+def _default(info: msgspec.structs.FieldInfo) -> object:
+    return info.default_factory() if callable(info.default_factory) else info.default
 
 
 def _join(path: str, key: str) -> str:

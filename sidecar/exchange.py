@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sidecar.balance.endpoint import Endpoint
     from sidecar.clock import Timer
     from sidecar.errors import Refusal
+    from sidecar.flow.ticket import Ticket
     from sidecar.http1.request import Request
     from sidecar.http1.response import ResponseHead
     from sidecar.pipeline import Pipeline
@@ -123,11 +124,18 @@ class Exchange(Struct, eq=False):
     stream: bool = False
     is_openai: bool = True  # until the path says otherwise: the shape that most callers read
     is_work: bool = False
+    weight: float = 1.0  # of the tenant
     max_tokens: int | None = None
+    answers: int = 1  # how many are wanted; 0: none that is written token by token
+    size: int = 0  # bytes of text in its prompt
+    origin: float = 0.0  # when its caller first asked
     deadline: float | None = None  # for the first byte
     last_byte_by: float | None = None
     repeat: int = 0
     body: bytes | None = None  # the whole body, when it is one that is read; may be replaced
+
+    # Who may run.
+    ticket: Ticket | None = None
 
     # Where it goes to.
     held: int = 0  # bytes of its body that count against the budget
@@ -142,6 +150,8 @@ class Exchange(Struct, eq=False):
     responded: float = 0.0  # when the first byte of the answer came
     timer: Timer | None = None  # of the stage that parked it
     alarm: Timer | None = None  # of the deadline
+    tokens: int = 0  # events of the answer, for one that is streamed
+    tail: bytes = b""  # the last piece of the answer that is more than an end mark
     status: int = 0
     reason: str = ""
     bytes_out: int = 0

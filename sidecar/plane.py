@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.balance.endpoint import Endpoint
+from sidecar.flow.admission import Admission, Terms
 from sidecar.flow.budget import Budget
-from sidecar.flow.gate import Gate
+from sidecar.flow.controller import Controller
+from sidecar.flow.estimates import Estimates
 from sidecar.http1.forwarded import Trust
 from sidecar.lifecycle import Lifecycle
 from sidecar.llm.models import Catalog
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from sidecar.net.connections import Dialer
     from sidecar.settings import Config, Engine
 
+_STOCK_S: Final = 0.1  # between two looks at what runs
+_KV_TOKENS: Final = 120_000  # until somebody says how many there are
+_BACKLOG_S: Final = (0.35, 0.15, 0.06)  # of prompts that a class may add to; the last for all further
 _ACCESS_LOG_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -48,7 +53,8 @@ class Plane:
         self.bodies = Budget(config.max_buffered_bytes)
         self.context = Context(clock, self.timers, self.lifecycle, self.bodies)
         self.connections = self.context.connections = Connections(self.context, dialer)
-        self.gate: Gate[Exchange] = Gate(config.admission.max_in_flight, config.admission.max_queue)
+        self.admission = _admission(config, clock.now())
+        self.estimates = Estimates()
         self.catalog = Catalog()
         self.endpoint = _endpoint(config.engine)
         telemetry = config.telemetry
@@ -56,6 +62,7 @@ class Plane:
         self.access_log = AccessLog(telemetry.access_log, telemetry.access_log_sample, _ACCESS_LOG_BYTES)
         self.receipts = Receipts(telemetry.receipts)
         self._ready = Ready()
+        self._took_stock = clock.now()
         self._measure()
         self.put_in_force(config)
 
@@ -64,19 +71,28 @@ class Plane:
         same = config.engine.address == self.config.engine.address
         endpoint = self.endpoint if same else _endpoint(config.engine)
         trust = Trust(config.trusted_proxies)
-        admit = Admit(config.admission, self.gate, self.clock, self.timers)
+        self._admit = admit = Admit(
+            config, self.admission, self.estimates, self.metrics, self.clock, self.timers, at=2
+        )
         pipeline = self._pipeline(config, endpoint, trust, admit)
         self.config = config
         self.endpoint = endpoint
         self.lifecycle.limit_s = config.max_loop_lag_ms / 1000
-        self.gate.limit = config.admission.max_in_flight
-        self.gate.max_queue = config.admission.max_queue
+        _configure(self.admission, config)
         self.bodies.limit = config.max_buffered_bytes
         telemetry = config.telemetry
         self.access_log.configure(telemetry.access_log, telemetry.access_log_sample)
         self.receipts.resize(telemetry.receipts)
         self.context.configure(config, pipeline, trust)
         admit.let_in()  # a higher limit
+
+    def tick(self) -> None:
+        """Called every `TICK_S`."""
+        self.timers.advance()
+        now = self.clock.now()
+        if now - self._took_stock >= _STOCK_S:
+            self._took_stock = now
+            self._admit.tick()
 
     def unready(self) -> str | None:
         """Why new work is not welcome; None: it is. Safe to ask from any thread."""
@@ -99,7 +115,16 @@ class Plane:
             # First in, last out: it sees every outcome, refusals among them.
             Account(self.clock, self.metrics, self.access_log, self.receipts),
             # Everything below keys on tenant, class and model. The body is read here and nowhere else.
-            Identify(config, self.clock, self.timers, self.catalog, trust, self.lifecycle, self.bodies),
+            Identify(
+                config,
+                self.clock,
+                self.timers,
+                self.catalog,
+                trust,
+                self.lifecycle,
+                self.bodies,
+                self.metrics,
+            ),
             # Directly above Pick: what it hands out is held until the end, across attempts.
             admit,
             # At dispatch, not at arrival, so that it sees what is true now. The retry point.
@@ -115,8 +140,17 @@ class Plane:
 
     def _measure(self) -> None:
         gauge, context = self.metrics.gauge, self.context
-        gauge("headgate_in_flight", lambda: self.gate.in_flight)
-        gauge("headgate_queued", lambda: self.gate.queued)
+        admission = self.admission
+        gauge("headgate_in_flight", lambda: admission.in_flight)
+        gauge("headgate_queued", lambda: admission.queued)
+        for name, queue in zip(self.config.classes, admission.queues, strict=True):
+            gauge("headgate_queue", queue.__len__, name)
+        gauge("headgate_admission_limit_tokens", lambda: admission.controller.limit)
+        gauge("headgate_admission_room_tokens", lambda: admission.room)
+        gauge("headgate_admission_backlog_tokens", lambda: admission.backlog)
+        gauge("headgate_admission_work_rate", lambda: admission.meter.work_rate or 0.0)
+        gauge("headgate_admission_prompt_rate", lambda: admission.meter.prompt_rate)
+        gauge("headgate_tenants_held", lambda: len(admission.anomaly.held))
         gauge("headgate_connections", lambda: len(context.clients), "downstream")
         gauge("headgate_connections", lambda: len(self.connections), "upstream")
         gauge("headgate_buffered_bytes", lambda: self.bodies.held)
@@ -134,6 +168,44 @@ class Plane:
 
 def _answer(x: Exchange, reply: Reply) -> None:
     x.client.answer(x, reply)
+
+
+def _admission(config: Config, now: float) -> Admission:
+    tokens = config.engine.kv_tokens
+    controller = Controller(tokens or _KV_TOKENS, known=tokens is not None)
+    settings = config.admission
+    admission = Admission(
+        _terms(config), controller, now=now, seats=settings.max_in_flight, max_queue=settings.max_queue
+    )
+    _configure(admission, config)
+    return admission
+
+
+def _configure(admission: Admission, config: Config) -> None:
+    """What may change while it runs."""
+    settings = config.admission
+    admission.terms = _terms(config)
+    admission.seats = settings.max_in_flight
+    admission.max_queue = settings.max_queue
+    admission.max_bytes = settings.max_queue_bytes
+    admission.aging_s = settings.aging_s
+    admission.invitations.part = settings.invited
+    admission.shadow = settings.mode == "shadow"
+    if config.engine.kv_tokens is not None:
+        admission.controller.learn_capacity(config.engine.kv_tokens)
+
+
+def _terms(config: Config) -> tuple[Terms, ...]:
+    return tuple(
+        Terms(
+            share=one.share,
+            ceiling=one.ceiling,
+            wait_s=one.wait_s,
+            backlog_s=_BACKLOG_S[min(rank, len(_BACKLOG_S) - 1)],
+            itl_ms=one.itl_ms,
+        )
+        for rank, one in enumerate(config.classes.values())
+    )
 
 
 def _endpoint(engine: Engine) -> Endpoint:

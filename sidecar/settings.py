@@ -13,9 +13,9 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from sidecar.deny_paths import DENY_PATHS
 from sidecar.errors import ConfigError
 
-ClassName = Literal["premium", "standard", "batch"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 DAY: Final = 86_400.0
 MONTH: Final = 31 * DAY
@@ -36,6 +36,9 @@ Share = Annotated[float, Meta(ge=0, le=1, title="a number from 0 to 1")]
 Bytes = Annotated[int, Meta(ge=1024, le=2**40, title="bytes, from 1024 to 1 TiB")]
 # Names reach metric labels, logs and Redis keys, where `{` would start a hash tag.
 Name = Annotated[str, Meta(pattern=_NAME, title="1 to 128 of letters, digits, ._@:/+- (not these first)")]
+ClassName = Annotated[
+    str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", title="a class: 1 to 32 of a-z, 0-9, _- (a letter first)")
+]
 Text = Annotated[str, Meta(min_length=1, max_length=4096, title="text of 1 to 4096 characters")]
 UrlPath = Annotated[str, Meta(pattern=r"^/[!-~]*$", max_length=1024, title="a path that starts with /")]
 KeyHash = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$", title="64 hex digits: SHA-256 of the bare key")]
@@ -77,60 +80,6 @@ def parse_address(text: str) -> Address:
     return Address(host=host, port=int(port))
 
 
-# An engine's own administration: callers reach the engine through the sidecar, so these stay inside.
-DENY_PATHS: Final = (
-    # vLLM: sleep mode, adapters, caches, RLHF weight updates, profiling, scaling
-    "/sleep",
-    "/wake_up",
-    "/v1/load_lora_adapter",
-    "/v1/unload_lora_adapter",
-    "/reset_prefix_cache",
-    "/reset_mm_cache",
-    "/reset_encoder_cache",
-    "/collective_rpc",
-    "/pause",
-    "/resume",
-    "/abort_requests",
-    "/init_weight_transfer_engine",
-    "/start_weight_update",
-    "/start_draft_weight_update",
-    "/update_weights",
-    "/finish_weight_update",
-    "/update_weight_version",
-    "/weight_checker",
-    "/scale_elastic_ep",
-    "/server_info",
-    "/start_profile",
-    "/stop_profile",
-    # SGLang
-    "/load_lora_adapter",
-    "/unload_lora_adapter",
-    "/flush_cache",
-    "/clear_hicache_storage_backend",
-    "/release_memory_occupation",
-    "/resume_memory_occupation",
-    "/pause_generation",
-    "/continue_generation",
-    "/abort_request",
-    "/update_weights_from_disk",
-    "/update_weights_from_distributed",
-    "/update_weights_from_tensor",
-    "/update_weights_from_ipc",
-    "/init_weights_update_group",
-    "/destroy_weights_update_group",
-    "/init_weights_send_group_for_remote_instance",
-    "/send_weights_to_remote_instance",
-    "/get_weights_by_name",
-    "/start_expert_distribution_record",
-    "/stop_expert_distribution_record",
-    "/dump_expert_distribution_record",
-    "/set_internal_state",
-    "/configure_logging",
-    "/freeze_gc",
-    "/slow_down",
-)
-
-
 class Health(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the sidecar asks the engine whether it is well."""
 
@@ -153,7 +102,13 @@ class Engine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         doc("auto: ask for usage on streams that accounting needs, and withhold that event from the caller"),
     ] = "auto"
     deny_paths: Annotated[tuple[UrlPath, ...], doc("403 from outside, each with all below it")] = DENY_PATHS
-    kv_tokens: Annotated[Count | None, doc("tokens the KV cache holds; absent: asked from the engine")] = None
+    kv_tokens: Annotated[
+        Count | None, doc("tokens the KV cache holds; absent: the engine is asked, else 120000 or what fits")
+    ] = None
+    priority: Annotated[
+        Literal["off", "on"],
+        doc("on: the engine is told each request's class in `priority`, as vLLM reads it: 0 is highest"),
+    ] = "off"
     max_connections: Annotated[
         Count | None, doc("open connections to the engine; absent: as many as admission lets through")
     ] = None
@@ -198,9 +153,9 @@ class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     name: Annotated[Name, doc("unique; the label in metrics and logs")]
     key_sha256: Annotated[tuple[KeyHash, ...], doc("SHA-256 of each bare API key, in hex")] = ()
-    cls: Annotated[ClassName, doc("its own class, and the highest it may ask for")] = field(
-        name="class", default="standard"
-    )
+    cls: Annotated[
+        ClassName | None, doc("its class, the highest it may ask for; absent: `standard`, else the lowest")
+    ] = field(name="class", default=None)
     weight: Annotated[
         Annotated[float, Meta(gt=0, le=1000, title="a number above 0, at most 1000")],
         doc("share of its class against the other tenants"),
@@ -215,20 +170,29 @@ class ServiceClass(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     ttft_s: Annotated[Seconds, doc("objective: seconds to the first token")] = 3.0
     itl_ms: Annotated[Milliseconds, doc("objective: milliseconds between tokens")] = 60.0
-    share: Annotated[Share, doc("part of the engine this class always gets when it asks")] = 0.0
+    share: Annotated[
+        Share, doc("part of the engine this class always gets when it asks; 0: higher classes may starve it")
+    ] = 0.05
+    ceiling: Annotated[
+        Annotated[float, Meta(gt=0, le=1, title="a number above 0, at most 1")],
+        doc("most of the engine's room that it may hold together with all others"),
+    ] = 1.0
+    max_wait_s: Annotated[
+        Seconds | None, doc("longest wait for a first token, else it is refused; absent: ttft_s")
+    ] = None
+
+    @property
+    def wait_s(self) -> float:
+        """How long its requests may wait for a first token."""
+        return self.max_wait_s or self.ttft_s
 
 
-class Classes(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The classes, highest first. A key that is not given keeps the default of its class."""
-
-    premium: ServiceClass = ServiceClass(ttft_s=1.0, share=0.4)
-    standard: ServiceClass = ServiceClass()
-    batch: ServiceClass = ServiceClass(ttft_s=30.0)
-
-    def __post_init__(self) -> None:
-        total = self.premium.share + self.standard.share + self.batch.share
-        if total > 1 + 1e-9:
-            raise ConfigError("", f"the shares sum to {total:g}; at most 1 can be guaranteed")
+CLASSES: Final = {
+    "premium": ServiceClass(ttft_s=1.0, share=0.4),
+    "standard": ServiceClass(),
+    "batch": ServiceClass(ttft_s=30.0),
+}
+_MOST_CLASSES: Final = 8
 
 
 class ClassRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -281,10 +245,26 @@ class Limit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Admission(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When a request may run on this pod."""
 
-    mode: Annotated[Literal["on", "off"], doc("off: everything runs at once")] = "on"
-    max_in_flight: Annotated[Count, doc("requests that run at once; more wait")] = 1024
-    max_queue: Annotated[CountOrNone, doc("requests that wait; more are refused. 0: nobody waits")] = 1024
-    queue_timeout_s: Annotated[Seconds, doc("longest wait in the queue")] = 10.0
+    mode: Annotated[
+        Literal["on", "off", "shadow"],
+        doc("off: everything runs at once; shadow: likewise, but what `on` would do is counted"),
+    ] = "on"
+    max_in_flight: Annotated[Count, doc("requests that run at once; more wait")] = 256
+    max_queue: Annotated[
+        CountOrNone, doc("requests that wait; beyond it the least important go. 0: nobody waits")
+    ] = 4096
+    max_queue_bytes: Annotated[Bytes, doc("bodies of requests that wait; beyond it likewise")] = 128 * MIB
+    queue_timeout_s: Annotated[
+        Seconds | None, doc("longest wait in the queue; absent: what the class allows")
+    ] = None
+    aging_s: Annotated[Seconds, doc("who has waited for so long counts as one class higher")] = 30.0
+    invited: Annotated[
+        Share, doc("part of each class's rate that is promised to refused callers; 0: nobody is invited back")
+    ] = 0.05
+    preempt: Annotated[
+        Literal["off", "unstarted", "started"],
+        doc("for a blocked class, lower work waits again; started: the lowest also ends in mid-answer"),
+    ] = "unstarted"
     overload_status: Annotated[
         Literal[503, 429, 529], doc("status of `overloaded`, for clients that expect another")
     ] = 503
@@ -362,7 +342,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = "allow"
     tenants: Annotated[tuple[Tenant, ...], doc("`anonymous` (standard) is added when absent")] = ()
     tenants_from: Annotated[Literal["redis"] | None, doc("further tenants live in Redis")] = None
-    classes: Classes = Classes()
+    classes: Annotated[
+        dict[ClassName, ServiceClass],
+        doc("highest first; keys of premium, standard, batch may be changed; other names replace all"),
+    ] = field(default_factory=CLASSES.copy)
     class_rules: Annotated[tuple[ClassRule, ...], doc("the first that matches counts")] = ()
     limits: tuple[Limit, ...] = ()
     admission: Admission = Admission()
@@ -376,10 +359,15 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ConfigError("max_body_bytes", "is larger than max_buffered_bytes: could never pass")
         msgspec.structs.force_setattr(self, "trusted_proxies", _networks(self.trusted_proxies))
         _check_addresses(self)
+        msgspec.structs.force_setattr(self, "classes", _classes(self.classes))
+        msgspec.structs.force_setattr(self, "tenants", _classed(self.tenants, self.classes))
+        for i, rule in enumerate(self.class_rules):
+            _check_class(f"class_rules[{i}].class", rule.cls, self.classes)
         _check_tenants(self.tenants)
         _check_unique("limits", [limit.name for limit in self.limits])
         if all(tenant.name != "anonymous" for tenant in self.tenants):
-            msgspec.structs.force_setattr(self, "tenants", (*self.tenants, Tenant(name="anonymous")))
+            anonymous = _classed((Tenant(name="anonymous"),), self.classes)
+            msgspec.structs.force_setattr(self, "tenants", self.tenants + anonymous)
         if self.redis is None and (self.mesh or self.tenants_from):
             raise ConfigError("mesh" if self.mesh else "tenants_from", "needs redis, which is not configured")
 
@@ -394,14 +382,37 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "tenants_from": self.tenants_from,
             "outlier": self.outlier is not None,
             "retry": self.retry is not None,
-            "state_file": self.state_file,
-            "classes": self.classes != Classes(),
-            "engine.kv_tokens": self.engine.kv_tokens,
             "engine.max_connections": self.engine.max_connections,
-            "tenants[].weight": any(tenant.weight != 1 for tenant in self.tenants),
             "telemetry.slow_ms": self.telemetry.slow_ms,
         }
         return [name for name, value in given.items() if value]
+
+
+def _classes(given: dict[str, ServiceClass]) -> dict[str, ServiceClass]:
+    """All classes, highest first."""
+    classes = {**CLASSES, **given} if given.keys() <= CLASSES.keys() else given
+    if len(classes) > _MOST_CLASSES:
+        raise ConfigError("classes", f"{len(classes)} classes; at most {_MOST_CLASSES}")
+    total = sum(one.share for one in classes.values())
+    if total > 1 + 1e-9:
+        raise ConfigError("classes", f"the shares sum to {total:g}; at most 1 can be guaranteed")
+    return classes
+
+
+def _classed(tenants: tuple[Tenant, ...], classes: dict[str, ServiceClass]) -> tuple[Tenant, ...]:
+    """The same, each with a class that exists."""
+    usual = "standard" if "standard" in classes else next(reversed(classes))
+    for i, tenant in enumerate(tenants):
+        if tenant.cls is None:
+            msgspec.structs.force_setattr(tenant, "cls", usual)
+        else:
+            _check_class(f"tenants[{i}].class", tenant.cls, classes)
+    return tenants
+
+
+def _check_class(path: str, name: str | None, classes: dict[str, ServiceClass]) -> None:
+    if name not in classes:
+        raise ConfigError(path, f"there is no class {name!r}; there are {', '.join(classes)}")
 
 
 def _networks(texts: tuple[str, ...]) -> tuple[str, ...]:

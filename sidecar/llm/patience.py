@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LONGEST_S: Final = 86_400.0
+_NAMES: Final = (b"x-request-timeout-ms", b"grpc-timeout", b"x-stainless-read-timeout")
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
@@ -28,6 +29,11 @@ def patience_s(first: Mapping[bytes, bytes]) -> tuple[float | None, float | None
         whole = _shorter(whole, int(value[:-1]) * _UNITS.get(value[-1:], 0.0))
     value = first.get(b"x-stainless-read-timeout")
     return whole if value is None else _shorter(whole, _number(value)), whole
+
+
+def says_patience(first: Mapping[bytes, bytes]) -> bool:
+    """Whether a caller tries to say it, in whatever words."""
+    return any(name in first for name in _NAMES)
 
 
 def elapsed_s(request_start: bytes, wall: float) -> float:

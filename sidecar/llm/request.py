@@ -6,21 +6,29 @@ answers for it. `Asked()` then says that nothing is known.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from msgspec import Raw
 
 # JSON requests to a model: their bodies are held whole, so that they can be read and sent again.
 MODEL_PATHS: Final = frozenset(
     {b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses"}
 )
+EMBEDDINGS: Final = "/v1/embeddings"  # answers without a token
 # POSTs that cost no GPU time.
 _FREE_PATHS: Final = frozenset({b"/tokenize", b"/detokenize"})
 
 OWN: Final = "own"  # the class of whoever asks
-_TIERS: Final = {"priority": "premium", "flex": "batch", "default": OWN, "auto": OWN}
+HIGHEST, LOWEST = "highest", "lowest"  # classes by their place
+_TIERS: Final = {"priority": HIGHEST, "flex": LOWEST, "default": OWN, "auto": OWN}
 MAX_TOKENS: Final = 10_000_000  # more than any engine writes; beyond it a number is nonsense
+_MAX_ANSWERS: Final = 128
+# Images and sound inside of JSON. Their bytes say little about their tokens.
+_MEDIA: Final = re.compile(rb'"(?:data:[^"]*|[A-Za-z0-9+/=]{4096,})"')
+_MEDIA_BYTES: Final = 4000  # of text that one of them counts as: about 1,000 tokens
 
 
 class Route:
@@ -66,15 +74,26 @@ class _Body(msgspec.Struct):
     max_completion_tokens: object = None
     max_output_tokens: object = None
     service_tier: object = None
+    n: object = None
+    messages: Raw = Raw()
+    prompt: Raw = Raw()
+    input: Raw = Raw()
 
 
 class Asked(msgspec.Struct):
-    """What a body asks for. `cls` is the class that its `service_tier` names, or OWN."""
+    """What a body asks for. `cls` is what its `service_tier` means: HIGHEST, LOWEST or OWN.
+
+    `size` is the bytes of text in the prompt, `answers` how many are wanted, `odd` that `max_tokens` made no
+    sense.
+    """
 
     model: str | None = None
     stream: bool = False
     max_tokens: int | None = None
     cls: str | None = None
+    size: int = 0
+    answers: int = 1
+    odd: bool = False
 
 
 _decode: Final = msgspec.json.Decoder(_Body).decode
@@ -85,12 +104,47 @@ def read(body: bytes) -> Asked:
     try:
         found = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Asked()
+        return Asked(size=len(body))
     tokens = found.max_completion_tokens or found.max_tokens or found.max_output_tokens
-    tier = found.service_tier
+    limit = min(tokens, MAX_TOKENS) if type(tokens) is int and tokens > 0 else None
+    tier, n = found.service_tier, found.n
     return Asked(
         found.model if isinstance(found.model, str) else None,
         found.stream is True,
-        min(tokens, MAX_TOKENS) if type(tokens) is int and tokens > 0 else None,
+        limit,
         _TIERS.get(tier) if isinstance(tier, str) else None,
+        _text(found.messages) + _text(found.prompt) + _text(found.input),
+        min(n, _MAX_ANSWERS) if type(n) is int and n > 1 else 1,
+        tokens is not None and limit != tokens,
     )
+
+
+def _text(raw: Raw) -> int:
+    """Bytes of JSON, media counted for what it costs."""
+    size = len(raw)
+    if size < _MEDIA_BYTES:
+        return size
+    media = _MEDIA.findall(raw)
+    return size - sum(map(len, media)) + _MEDIA_BYTES * len(media) if media else size
+
+
+class _Prioritised(msgspec.Struct):
+    priority: Raw = Raw()
+
+
+_priority: Final = msgspec.json.Decoder(_Prioritised).decode
+
+
+def with_priority(body: bytes, priority: int) -> bytes:
+    """The same request with `priority` (vLLM: lower runs first) in place of the caller's own."""
+    try:
+        given = _priority(body).priority
+        if not given:
+            at = body.index(b"{") + 1
+            comma = b"" if body[at:].lstrip()[:1] == b"}" else b","
+            return b'%b"priority":%d%b%b' % (body[:at], priority, comma, body[at:])
+        members = msgspec.json.decode(body, type=dict[str, Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        return body
+    members["priority"] = Raw(b"%d" % priority)
+    return msgspec.json.encode(members)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from sidecar.net.timers import Timer
 
 _SAFE: Final = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 section 9.2.1
+_EVENT_END: Final = b"\n\n"
+_END_MARK: Final = 32  # bytes; `data: [DONE]` and its framing are fewer
 _JOINED_UP_TO: Final = 16 * 1024  # below this one copied write is cheaper than two buffers
 
 log = logging.getLogger("headgate.upstream")
@@ -103,16 +105,27 @@ class Upstream(asyncio.Protocol):
             if x.client.takes_chunks and not x.pipeline.sees_data:
                 length = reader.whole_chunks(data)
                 if length:
+                    x.tokens += data.count(_EVENT_END)
+                    if length > _END_MARK:
+                        x.tail = data
                     x.client.pass_on(x, data, length)
                     return
-        if not self._read(x, data):
-            return
+        if self._read(x, data):
+            self._pass_on(x)
+
+    def _pass_on(self, x: Exchange) -> None:
+        """What was read, through the stages to the client."""
+        reader = self._reader
+        body = reader.take()
         head = None
         if not self._head_seen:
-            head = self._head(x)
+            head = self._head(x, bool(body))
             if head is None:
                 return
-        body = reader.take()
+        if body:
+            x.tokens += body.count(_EVENT_END)
+            if len(body) > _END_MARK:
+                x.tail = body
         if body and x.pipeline.sees_data and not x.pipeline.data(x, body):
             return
         if reader.complete:
@@ -241,15 +254,20 @@ class Upstream(asyncio.Protocol):
 
     # The answer back.
 
-    def _head(self, x: Exchange) -> ResponseHead | None:
-        """The head, if it is here now and the stages let it pass."""
+    def _head(self, x: Exchange, has_body: bool) -> ResponseHead | None:
+        """The head, if it is here now and the stages let it pass.
+
+        That of a stream waits for the first token: until then the request may still go elsewhere, and a
+        failure gets an answer of its own.
+        """
         reader = self._reader
         for interim in reader.interim:
             if interim.status != 100:  # we answer 100 ourselves
                 x.client.interim(x, interim_head(interim))
         reader.interim.clear()
         head = reader.head
-        if head is None:
+        held = x.stream and head is not None and head.status == 200 and not (has_body or reader.complete)
+        if head is None or held:
             self._begun = True
             return None
         self._head_seen = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sidecar.flow.ticket import INVITED
 from sidecar.pipeline import Stage
 from sidecar.telemetry.record import Record
 
@@ -39,7 +40,17 @@ class Account(Stage):
     def on_complete(self, x: Exchange) -> None:
         duration = self._clock.now() - x.arrived
         request, responded, waited, endpoint = x.request, x.responded, x.waited, x.endpoint
-        self._series(x.tenant, x.model, x.cls).done(
+        ticket = x.ticket
+        series = self._series(x.tenant, x.model, x.cls)
+        if ticket is not None:
+            position, predicted, prompt = ticket.position, ticket.predicted, ticket.prompt
+            invited = ticket.tier == INVITED
+            if responded:
+                series.prompt_tokens += prompt
+                series.answer_tokens += x.tokens
+        else:
+            position, predicted, prompt, invited = 0, 0.0, 0.0, False
+        series.done(
             x.status,
             x.reason,
             duration,
@@ -63,9 +74,14 @@ class Account(Stage):
             endpoint.name if endpoint is not None else "",
             x.attempt,
             x.repeat,
+            invited,
             duration * 1000,
+            position,
+            predicted * 1000,
             waited * 1000,
             (responded - x.dispatched) * 1000 if responded else 0.0,
+            int(prompt),
+            x.tokens,
             request.received,
             x.bytes_out,
         )

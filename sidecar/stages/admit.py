@@ -1,64 +1,178 @@
-"""Who may run, and who waits. Pure part: `flow.gate`.
+"""Who may run, and who waits. Pure parts: `flow.admission` and what it names, `llm.usage`.
 
-Work takes a slot for as long as it is in flight, across attempts. When none is free it waits in
-order of arrival, until its turn or the queue time-out. Its own deadline is Identify's to watch.
-Everything but work passes: a list of models must not wait behind a generation.
+Work gets a ticket with its expected cost, and keeps it to its end, across attempts. Where there is no room
+it is parked until its turn, or until its first token could no longer come in time. Who is refused is told
+when to return, if there will be room before the caller stops waiting, else not to. Everything but work
+passes: a list of models must not wait behind a generation.
+
+The engine is watched from here: a response head is a first token (`net` holds back the heads of streams
+until then), and `tick` reads how many tokens each exchange has got.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from sidecar.errors import QUEUE_FULL, QUEUE_TIMEOUT
-from sidecar.exchange import PARKED, WAITING, Exchange, Reply, Verdict
-from sidecar.flow.gate import ENTERED, FULL, Gate
+from sidecar.errors import OVERLOADED, PREEMPTED, QUEUE_FULL, QUEUE_TIMEOUT
+from sidecar.exchange import FORWARDED, PARKED, WAITING, Exchange, Reply, Verdict
+from sidecar.flow.admission import ENTERED, FULL, QUEUED
+from sidecar.flow.invitations import fingerprint
+from sidecar.flow.ticket import FIRST, GONE, INVITED, REPEAT, Ticket
+from sidecar.llm.request import with_priority
+from sidecar.llm.usage import read_usage
 from sidecar.pipeline import Stage
 
 if TYPE_CHECKING:
     from sidecar.clock import Alarms, Clock
     from sidecar.errors import Refusal
-    from sidecar.settings import Admission
+    from sidecar.flow.admission import Admission
+    from sidecar.flow.estimates import Estimates
+    from sidecar.settings import Config
+    from sidecar.telemetry.metrics import Metrics
+
+_PATIENCE_S: Final = 60.0  # of callers who say nothing: OpenAI's SDK comes back within this or not at all
+_SCATTER: Final = 0.2
 
 
 class Admit(Stage):
-    """Holds the gate. The gate outlives a reload, so nobody loses a slot or a place to it."""
+    """The gate outlives a reload, so nobody loses a slot or a place to it. `at` is the stage's own index."""
 
-    def __init__(self, settings: Admission, gate: Gate[Exchange], clock: Clock, alarms: Alarms) -> None:
+    def __init__(
+        self,
+        config: Config,
+        admission: Admission,
+        estimates: Estimates,
+        metrics: Metrics,
+        clock: Clock,
+        alarms: Alarms,
+        at: int,
+    ) -> None:
+        settings = config.admission
         self._off = settings.mode == "off"
-        self._timeout = settings.queue_timeout_s
-        self._gate = gate
+        self._shadow = settings.mode == "shadow"
+        self._preempt = settings.preempt
+        self._rank = {name: rank for rank, name in enumerate(config.classes)}
+        self._waits = [settings.queue_timeout_s or one.wait_s for one in config.classes.values()]
+        self._tells_engine = config.engine.priority == "on"
+        self._admission = admission
+        self._estimates = estimates
+        self._metrics = metrics
         self._clock = clock
         self._alarms = alarms
+        self._at = at
 
     def on_request(self, x: Exchange) -> Verdict:
         if self._off or not x.is_work:
             return None
-        outcome = self._gate.arrive(x)
+        now = self._clock.now()
+        admission, ticket = self._admission, x.ticket
+        if ticket is not None:  # it was sent back here
+            admission.requeue(ticket, now)
+            return self._wait(x, ticket, now)
+        ticket = x.ticket = self._ticket(x, now)
+        outcome = admission.arrive(ticket, now)
         if outcome == ENTERED:
             return None
-        if outcome == FULL:
-            return self._refusal(QUEUE_FULL)
-        x.parked = self._clock.now()
-        x.timer = self._alarms.after(self._timeout, self._give_up, x)
-        return PARKED
+        if self._shadow:
+            self._metrics.shadowed(x.cls, "queue" if outcome == QUEUED else "refuse")
+            return None
+        if outcome == QUEUED:
+            if admission.dropped:
+                self._tell_dropped()
+            return self._wait(x, ticket, now)
+        return self._refusal(x, QUEUE_FULL if outcome == FULL else OVERLOADED)
+
+    def on_response(self, x: Exchange) -> None:
+        ticket = x.ticket
+        if ticket is not None and x.status == 200:
+            now = self._clock.now()
+            if ticket.predicted and not ticket.first:
+                self._metrics.predicted(x.cls, ticket.predicted, now - ticket.queued)
+            self._admission.on_first_token(ticket, now)
+            self.let_in()
 
     def on_complete(self, x: Exchange) -> None:
+        ticket = x.ticket
+        if ticket is None:
+            return
         if x.timer is not None:
             self._stop_waiting(x)
-        self._gate.leave(x, self._clock.now())
+        if ticket.state != GONE:
+            ticket.tokens = self._tokens(x)
+            self._admission.leave(ticket)
         self.let_in()
 
     def let_in(self) -> None:
         """Resume those for whom there is room: after somebody left, or a reload made room."""
-        while (woken := self._gate.next_in()) is not None:
-            # One that was refused meanwhile is on its way out and gives the slot back itself.
-            if woken.state == WAITING:
-                self._stop_waiting(woken)
-                woken.pipeline.resume(woken)
+        admission = self._admission
+        if not admission.queued:
+            return
+        now = self._clock.now()
+        while (ticket := admission.next_in(now)) is not None:
+            x: Exchange = ticket.member
+            # One that was refused meanwhile is on its way out and gives its ticket back itself.
+            if x.state == WAITING:
+                self._stop_waiting(x)
+                late = self._refusal(x, OVERLOADED) if ticket.state == GONE else None
+                x.pipeline.resume(x, late)
+
+    def tick(self) -> None:
+        """Several times a second: take stock, and let in whom that allows to run."""
+        admission, now = self._admission, self._clock.now()
+        for ticket in admission.running:
+            if ticket.steady:
+                ticket.tokens = ticket.member.tokens
+        admission.tick(now)
+        if admission.queued and self._preempt != "off":
+            for ticket in admission.victims(now, started=self._preempt == "started"):
+                self._preempt_one(ticket.member)
+        self.let_in()
+
+    def _ticket(self, x: Exchange, now: float) -> Ticket:
+        tenant, cls = x.tenant, self._rank[x.cls]
+        prompt, fresh, answer = self._estimates.expect(tenant, x.model, x.size, x.max_tokens)
+        wait = self._waits[cls]
+        due = x.origin + wait
+        if x.deadline is not None and x.deadline < due:
+            due = x.deadline
+        ticket = Ticket(x, cls, tenant, x.weight, prompt, fresh, answer * x.answers, x.origin, due)
+        ticket.steady = x.stream
+        body = x.body
+        if body is not None:
+            ticket.size = len(body)
+            if self._tells_engine:
+                x.body = with_priority(body, cls)
+            if x.repeat or len(self._admission.invitations):
+                self._recognise(x, ticket, body, now, wait)
+        elif x.repeat:
+            ticket.tier = REPEAT
+        return ticket
+
+    def _recognise(self, x: Exchange, ticket: Ticket, body: bytes, now: float, wait: float) -> None:
+        """Whether it was here before, and what it was told then."""
+        invitations = self._admission.invitations
+        told = invitations.returned(fingerprint(x.tenant, body), now)
+        if told is not None and invitations.is_due(told, now):
+            ticket.tier = INVITED
+            ticket.came = told.came
+            ticket.due = now + wait if x.deadline is None else min(now + wait, x.deadline)
+        elif told is not None or x.repeat:
+            ticket.tier = REPEAT
+        else:
+            ticket.tier = FIRST
+
+    def _wait(self, x: Exchange, ticket: Ticket, now: float) -> Verdict:
+        x.parked = now
+        if x.deadline is None or ticket.due < x.deadline:  # else the deadline ends it
+            x.timer = self._alarms.after(max(ticket.due - now, 0.0), self._give_up, x)
+        self.let_in()
+        return PARKED
 
     def _give_up(self, x: Exchange) -> None:
         if x.state == WAITING:
-            x.pipeline.resume(x, self._refusal(QUEUE_TIMEOUT))
+            x.timer = None
+            x.waited += self._clock.now() - x.parked
+            x.pipeline.resume(x, self._refusal(x, QUEUE_TIMEOUT))
 
     def _stop_waiting(self, x: Exchange) -> None:
         x.waited += self._clock.now() - x.parked
@@ -66,5 +180,57 @@ class Admit(Stage):
             x.timer.cancel()
             x.timer = None
 
-    def _refusal(self, refusal: Refusal) -> Reply:
-        return Reply(refusal, retry_after_s=self._clock.jitter(self._gate.wait_s(), 0.2))
+    def _refusal(self, x: Exchange, refusal: Refusal) -> Reply:
+        """With when to return, where there is a time for that."""
+        ticket, now = x.ticket, self._clock.now()
+        assert ticket is not None
+        latest = x.deadline if x.deadline is not None else ticket.came + _PATIENCE_S
+        wait = self._admission.invite(ticket, now, latest)
+        if x.body is not None:
+            self._admission.invitations.remember(fingerprint(x.tenant, x.body), ticket.came, now, wait)
+        return Reply(refusal, retry_after_s=None if wait is None else self._clock.jitter(wait, _SCATTER))
+
+    def _tell_dropped(self) -> None:
+        dropped, self._admission.dropped = self._admission.dropped, []
+        for ticket in dropped:
+            x: Exchange = ticket.member
+            if x.state == WAITING:
+                self._stop_waiting(x)
+                x.pipeline.resume(x, self._refusal(x, QUEUE_FULL))
+
+    def _preempt_one(self, x: Exchange) -> None:
+        """Take its place: back to the queue while nobody has seen a token, else its answer ends here."""
+        if x.state != FORWARDED:
+            return
+        if not x.responded and x.body is not None:
+            if x.upstream is not None:
+                x.upstream.abandon()
+            self._metrics.preempted(x.cls, "requeued")
+            x.pipeline.retry(x, at=self._at)
+        elif self._preempt == "started":
+            self._metrics.preempted(x.cls, "ended")
+            x.pipeline.refuse(x, self._refusal(x, PREEMPTED))
+
+    def _tokens(self, x: Exchange) -> int:
+        """How long the answer was; a whole one teaches."""
+        if x.status != 200 or x.reason:
+            return x.tokens
+        usage = read_usage(x.tail) if x.tail else None
+        ticket = x.ticket
+        assert ticket is not None
+        x.tail = b""
+        if usage is None:
+            if not x.stream:
+                return ticket.tokens
+            self._estimates.learn(x.tenant, x.model, x.tokens, size=x.size)
+            return x.tokens
+        x.tokens = usage.answer
+        self._estimates.learn(
+            x.tenant,
+            x.model,
+            usage.answer // max(x.answers, 1),
+            size=x.size,
+            prompt=usage.prompt,
+            cached=usage.cached,
+        )
+        return usage.answer

@@ -26,8 +26,8 @@ from sidecar.errors import (
 )
 from sidecar.exchange import PARKED, WAITING, Exchange, Reply, Verdict
 from sidecar.http1.fields import PSEUDONYM
-from sidecar.llm.patience import elapsed_s, patience_s
-from sidecar.llm.request import OWN, Route, read
+from sidecar.llm.patience import LONGEST_S, elapsed_s, patience_s, says_patience
+from sidecar.llm.request import EMBEDDINGS, HIGHEST, LOWEST, OWN, Route, read
 from sidecar.pipeline import Stage
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from sidecar.lifecycle import Lifecycle
     from sidecar.llm.models import Catalog
     from sidecar.settings import ClassRule, Config, Tenant
+    from sidecar.telemetry.metrics import Metrics
 
-RANK: Final = {"premium": 0, "standard": 1, "batch": 2}
 _MAX_ROUTES: Final = 1024  # distinct request lines remembered
 _MAX_LINE: Final = 256  # longer ones are not worth remembering
 _MAX_REPEAT: Final = 100
@@ -63,6 +63,7 @@ class Identify(Stage):
         trust: Trust,
         lifecycle: Lifecycle,
         bodies: Budget,
+        metrics: Metrics,
     ) -> None:
         self._clock = clock
         self._alarms = alarms
@@ -78,6 +79,10 @@ class Identify(Stage):
         self._anonymous = next(tenant for tenant in config.tenants if tenant.name == "anonymous")
         self._reject_unknown = config.unknown_keys == "reject"
         self._rules = config.class_rules
+        self._rank = {name: rank for rank, name in enumerate(config.classes)}
+        names = list(config.classes)
+        self._tiers = {HIGHEST: names[0], LOWEST: names[-1]}
+        self._metrics = metrics
         self._denied = tuple(path.rstrip("/") for path in config.engine.deny_paths)
         self._max_body = config.max_body_bytes
         self._longest = config.timeouts.request_s
@@ -91,6 +96,7 @@ class Identify(Stage):
         x.path = route.path
         x.is_work = route.is_work
         x.is_openai = route.is_openai
+        x.size = request.length or 0
         lifecycle = self._lifecycle
         # Few requests need the closer look.
         if (
@@ -109,6 +115,8 @@ class Identify(Stage):
         if tenant is None:
             return Reply(UNAUTHENTICATED, headers=_CHALLENGE)
         x.tenant = tenant.name
+        x.weight = tenant.weight
+        assert tenant.cls is not None
         x.cls = tenant.cls
         if x.deadline is not None:
             left = x.deadline - self._clock.now()  # it may have waited behind another one of its connection
@@ -202,13 +210,18 @@ class Identify(Stage):
             x.repeat = min(int(repeat[:9]), _MAX_REPEAT)
         x.by_proxy = by_proxy = self._trust.covers(x.client_ip)
         first_byte_s, last_byte_s = patience_s(noted)
+        origin = x.arrived
+        started = noted.get(b"x-request-start") if by_proxy else None
+        if started:
+            origin = min(origin, self._clock.now() - elapsed_s(started, self._clock.wall()))
+        x.origin = origin
         if first_byte_s is not None:
-            started = noted.get(b"x-request-start") if by_proxy else None
-            origin = x.arrived
-            if started:
-                origin = min(origin, self._clock.now() - elapsed_s(started, self._clock.wall()))
+            if first_byte_s >= LONGEST_S:
+                self._metrics.corrected("deadline")
             x.deadline = origin + first_byte_s
             x.last_byte_by = None if last_byte_s is None else origin + last_byte_s
+        elif says_patience(noted):
+            self._metrics.corrected("deadline")
         if self._longest is not None:
             _end_by(x, x.arrived + self._longest)
         if by_proxy and b"x-forwarded-for" in noted:
@@ -243,22 +256,34 @@ class Identify(Stage):
         asked = read(body)
         x.stream = asked.stream
         x.max_tokens = asked.max_tokens
+        x.size = asked.size
+        x.answers = asked.answers if x.path != EMBEDDINGS else 0
+        if asked.odd:
+            self._metrics.corrected("max_tokens")
         if asked.model is not None:
             x.model = self._catalog.label(asked.model)
         self._classify(x, asked.cls, asked.model)
 
     def _classify(self, x: Exchange, tier: str | None, model: str | None) -> None:
         """The caller's word, else the first rule that matches; the tenant's own class is the ceiling."""
+        rank = self._rank
         given = x.request.noted.get(b"x-priority")
         cls = given.decode("latin-1").lower() if given else None
-        if cls not in RANK:
-            cls = tier
-        if cls == OWN:
-            return
+        if cls is not None and cls not in rank:
+            self._metrics.corrected("class_unknown")
+            cls = None
+        if cls is None:
+            if tier == OWN:
+                return
+            cls = self._tiers.get(tier) if tier is not None else None
         if cls is None:
             cls = self._ruled(x, model) if self._rules else None
-        if cls is not None and RANK[cls] > RANK[x.cls]:
+        if cls is None:
+            return
+        if rank[cls] >= rank[x.cls]:
             x.cls = cls
+        else:
+            self._metrics.corrected("class_above_own")
 
     def _ruled(self, x: Exchange, model: str | None) -> str | None:
         first = dict(reversed(x.request.fields))  # of a repeated field the first counts

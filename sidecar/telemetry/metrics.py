@@ -29,6 +29,13 @@ _LE: Final = (*map(floatToGoString, _BUCKETS), "+Inf")
 GaugeName = Literal[
     "headgate_in_flight",
     "headgate_queued",
+    "headgate_queue",
+    "headgate_admission_limit_tokens",
+    "headgate_admission_room_tokens",
+    "headgate_admission_backlog_tokens",
+    "headgate_admission_work_rate",
+    "headgate_admission_prompt_rate",
+    "headgate_tenants_held",
     "headgate_connections",
     "headgate_buffered_bytes",
     "headgate_loop_lag_seconds",
@@ -62,11 +69,45 @@ DURATION: Final = Metric(
 FIRST_BYTE: Final = Metric(
     "headgate_time_to_first_byte_seconds", "Arrival to first byte of the engine's answer", ("model", "class")
 )
+TOKENS: Final = Metric(
+    "headgate_tokens_total",
+    "Tokens of finished requests: prompts as estimated, answers as counted or as the engine said",
+    ("tenant", "model", "class", "kind"),
+)
+CORRECTED: Final = Metric(
+    "headgate_corrected_total", "What callers asked for and did not get as they wrote it", ("what",)
+)
+SHADOWED: Final = Metric(
+    "headgate_admission_shadow_total", "What admission would have done, in shadow mode", ("class", "decision")
+)
+PREEMPTIONS: Final = Metric(
+    "headgate_preemptions_total", "Requests that gave way to a higher class", ("class", "how")
+)
+ERROR: Final = Metric(
+    "headgate_prediction_error_seconds", "How wrong a predicted time to the first token was", ("class",)
+)
 QUEUE: Final = Metric("headgate_queue_seconds", "Time spent in the admission queue", ("model", "class"))
 INFO: Final = Metric("headgate_info", "The running version")
 GAUGES: Final[dict[GaugeName, Metric]] = {
     "headgate_in_flight": Metric("headgate_in_flight", "Requests that the engine is working on"),
     "headgate_queued": Metric("headgate_queued", "Requests that wait for admission"),
+    "headgate_queue": Metric("headgate_queue", "Requests of a class that wait for admission", ("class",)),
+    "headgate_admission_limit_tokens": Metric(
+        "headgate_admission_limit_tokens", "KV tokens that may be set aside for what runs"
+    ),
+    "headgate_admission_room_tokens": Metric(
+        "headgate_admission_room_tokens", "KV tokens that are set aside for what runs"
+    ),
+    "headgate_admission_backlog_tokens": Metric(
+        "headgate_admission_backlog_tokens", "Prompt tokens of running requests without a first token"
+    ),
+    "headgate_admission_work_rate": Metric(
+        "headgate_admission_work_rate", "Weighted tokens a second that a busy engine does; 0: not known"
+    ),
+    "headgate_admission_prompt_rate": Metric(
+        "headgate_admission_prompt_rate", "Prompt tokens a second that the engine computes"
+    ),
+    "headgate_tenants_held": Metric("headgate_tenants_held", "Tenants held to their part: abnormal traffic"),
     "headgate_connections": Metric("headgate_connections", "Open connections", ("side",)),
     "headgate_buffered_bytes": Metric("headgate_buffered_bytes", "Bytes of bodies held in memory"),
     "headgate_loop_lag_seconds": Metric("headgate_loop_lag_seconds", "How late the event loop runs"),
@@ -108,11 +149,21 @@ class Latencies(NamedTuple):
 class Series:
     """The numbers of one (tenant, model, class)."""
 
-    __slots__ = ("_duration", "_first_byte", "_queue", "bytes_out", "outcomes")
+    __slots__ = (
+        "_duration",
+        "_first_byte",
+        "_queue",
+        "answer_tokens",
+        "bytes_out",
+        "outcomes",
+        "prompt_tokens",
+    )
 
     def __init__(self, latencies: Latencies) -> None:
         self.outcomes: dict[tuple[int | str, str], int] = {}  # by (status, reason)
         self.bytes_out = 0
+        self.prompt_tokens = 0.0
+        self.answer_tokens = 0
         self._duration = latencies.duration.observe
         self._first_byte = latencies.first_byte.observe
         self._queue = latencies.queue.observe
@@ -150,6 +201,10 @@ class Metrics(Collector):
         self._max_series = max_series
         self._series: dict[tuple[str, str, str], Series] = {}
         self._latencies: dict[tuple[str, str], Latencies] = {}
+        self._counts: dict[Metric, dict[tuple[str, ...], int]] = {
+            row: {} for row in (CORRECTED, SHADOWED, PREEMPTIONS)
+        }
+        self._errors: dict[str, Distribution] = {}
         self._registry = registry = CollectorRegistry()
         registry.register(self)
         self._gauges = {name: Gauge(*row, registry=registry) for name, row in GAUGES.items()}
@@ -160,6 +215,29 @@ class Metrics(Collector):
         """Where exchanges of (tenant, model, class) are counted."""
         key = (tenant, model, cls)
         return self._series.get(key) or self._open(key)
+
+    def corrected(self, what: str) -> None:
+        """A caller asked for something it does not get as it wrote it."""
+        self._add(CORRECTED, (what,))
+
+    def shadowed(self, cls: str, decision: str) -> None:
+        """Admission would have made this `decision`."""
+        self._add(SHADOWED, (cls, decision))
+
+    def preempted(self, cls: str, how: str) -> None:
+        """A request gave way."""
+        self._add(PREEMPTIONS, (cls, how))
+
+    def predicted(self, cls: str, seconds: float, actual: float) -> None:
+        """The first token was to come in `seconds` and came after `actual`."""
+        errors = self._errors.get(cls)
+        if errors is None:
+            errors = self._errors[cls] = Distribution()
+        errors.observe(abs(seconds - actual))
+
+    def _add(self, row: Metric, labels: tuple[str, ...]) -> None:
+        counts = self._counts[row]
+        counts[labels] = counts.get(labels, 0) + 1
 
     def gauge(self, name: GaugeName, read: Callable[[], float], *labels: str) -> None:
         """`read` gives the value of a gauge. It is called from whichever thread renders."""
@@ -181,19 +259,30 @@ class Metrics(Collector):
         """For the registry."""
         requests = CounterMetricFamily(REQUESTS.name, REQUESTS.help, labels=REQUESTS.labels)
         sent = CounterMetricFamily(RESPONSE_BYTES.name, RESPONSE_BYTES.help, labels=RESPONSE_BYTES.labels)
+        tokens = CounterMetricFamily(TOKENS.name, TOKENS.help, labels=TOKENS.labels)
         for key, series in self._series.copy().items():
+            tokens.add_metric((*key, "prompt"), series.prompt_tokens)
+            tokens.add_metric((*key, "answer"), series.answer_tokens)
             sent.add_metric(key, series.bytes_out)
             for (status, reason), count in series.outcomes.copy().items():
                 requests.add_metric((*key, str(status), reason), count)
         yield requests
         yield sent
+        yield tokens
+        for row, counts in self._counts.items():
+            counter = CounterMetricFamily(row.name, row.help, labels=row.labels)
+            for labels, count in counts.copy().items():
+                counter.add_metric(labels, count)
+            yield counter
+        errors = HistogramMetricFamily(ERROR.name, ERROR.help, labels=ERROR.labels)
+        for cls, distribution in self._errors.copy().items():
+            _add_histogram(errors, (cls,), distribution)
+        yield errors
         latencies = self._latencies.copy()
         for i, row in enumerate((DURATION, FIRST_BYTE, QUEUE)):
             family = HistogramMetricFamily(row.name, row.help, labels=row.labels)
             for labels, distributions in latencies.items():
-                distribution = distributions[i]
-                counts = accumulate(distribution.counts.copy())
-                family.add_metric(labels, list(zip(_LE, counts, strict=True)), distribution.sum)
+                _add_histogram(family, labels, distributions[i])
             yield family
 
     def _open(self, key: tuple[str, str, str]) -> Series:
@@ -207,3 +296,10 @@ class Metrics(Collector):
             self._latencies[labels] = Latencies(Distribution(), Distribution(), Distribution())
         series = self._series[key] = Series(self._latencies[labels])
         return series
+
+
+def _add_histogram(
+    family: HistogramMetricFamily, labels: tuple[str, ...], distribution: Distribution
+) -> None:
+    below = accumulate(distribution.counts.copy())
+    family.add_metric(labels, list(zip(_LE, below, strict=True)), distribution.sum)

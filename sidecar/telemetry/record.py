@@ -24,8 +24,13 @@ class Record(Struct, gc=False):
     endpoint: str  # who answered; "" when nobody was asked
     attempts: int
     repeat: int  # how often the caller says it has tried before
+    invited: bool  # it was told to come back about now
     duration_ms: float
+    position: int  # how many waited before it when it came; 0 too when it did not wait
+    predicted_ms: float  # from its arrival to its first token, for one that waited
     queue_ms: float
     upstream_ms: float  # from dispatch to the first byte of the answer
+    prompt_tokens: int  # estimated
+    answer_tokens: int  # counted, or what the engine said
     bytes_in: int  # of the request body
     bytes_out: int  # of the response body

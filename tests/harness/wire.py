@@ -216,7 +216,7 @@ class Wire:
         self.lifecycle = self.plane.lifecycle
         self.timers = self.plane.timers
         self.context = self.plane.context
-        self.gate = self.plane.gate
+        self.gate = self.plane.admission
         self.catalog = self.plane.catalog
         self.metrics = self.plane.metrics
         self.receipts = self.plane.receipts
@@ -260,7 +260,7 @@ class Wire:
         while self.clock.now() < until:
             self.clock.advance(min(_STEP_S, until - self.clock.now()))
             with _no_errors_logged():
-                self.timers.advance()
+                self.plane.tick()
             self.settle()
 
     def _play(self) -> bool:

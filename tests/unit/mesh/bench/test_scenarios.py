@@ -52,8 +52,8 @@ def test_the_default_set_exists() -> None:
 @pytest.mark.parametrize(
     ("name", "at", "times"),
     [
-        ("step-3x", 5.9, 0.7),
-        ("step-3x", 6.0, 3.0),
+        ("step-3x", 7.9, 0.7),
+        ("step-3x", 8.0, 3.0),
         ("step-10x", 30.0, 10.0),
         ("spike", 4.9, 0.9),
         ("spike", 5.0, 5.0),

@@ -1,0 +1,410 @@
+"""Who may run, and who waits: the gate of one pod. Pure: it is told the time.
+
+A ticket enters while three bounds hold, each lower for lower classes so that higher ones find room at once:
+
+    room      KV tokens set aside + its own       <= limit x ceiling       (the limit: `controller`)
+    backlog   prompt tokens before a first token  <= prompt rate x seconds
+    seats     requests that run                   <= seats
+
+An empty engine takes anything. Who does not fit waits, and the next one is, in this order:
+
+    1. a class below its guaranteed share of what was dispatched while it waited (deficit counter)
+    2. whoever has waited `aging_s` for each class above its own, as if it were of that class
+    3. strictly by class; inside a class `fair`
+
+Predicted time to the first token of a newcomer of class c:
+
+    (work waiting above c + work of c fairly ahead of it) / (work rate x what higher classes leave to c)
+        + (prompt backlog + its own prompt) / prompt rate
+
+and no more than what the guaranteed share alone would give. Who would come too late is refused now; who has
+become too late is refused when it is its turn. Nobody is refused before a rate has been measured. A queue
+that is full drops its least important for a more important newcomer.
+
+Where a higher class is blocked although lower work has no first token yet, that work is a victim: it goes
+back to its place in the queue, two at a time, and the next ones when the room of the last is free.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+
+from sidecar.flow.anomaly import Anomaly
+from sidecar.flow.fair import ClassQueue
+from sidecar.flow.invitations import Invitations
+from sidecar.flow.meter import Meter
+from sidecar.flow.ticket import DECODE, GONE, INVITED, RUNNING, WAITING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sidecar.flow.controller import Controller
+    from sidecar.flow.ticket import Ticket
+
+_WINDOW_S: Final = 0.5
+_CERTAINTY: Final = 0.85  # of the time left may be taken by what is predicted
+_LEAST_LEFT: Final = 0.25  # of it must be for waiting, however long the own prompt takes
+_KEPT: Final = 0.6  # of a higher class's share stays free for its bursts
+_LEAST_KEPT: Final = 0.08
+_UNSEEN: Final = 0.3
+_BIG_PROMPT: Final = 0.5  # of the backlog bound: longer prompts count as this, or would wait too long
+_SLOW: Final = 0.02
+_DEMAND_S: Final = 2.0  # time constant of what classes ask for now
+_CUSTOM_S: Final = 20.0  # and of what they usually ask for
+_LONG_S: Final = 5.0  # who has more time than this will outlast a peak
+
+_VICTIMS: Final = 2
+_BLOCKED_S: Final = 0.1  # before somebody has to give way
+
+ENTERED, QUEUED, DOOMED, FULL = range(4)
+
+
+class Terms(Struct, frozen=True, kw_only=True):
+    """What a class gets. Highest class first wherever several are listed."""
+
+    share: float  # of what is dispatched, guaranteed while it waits
+    ceiling: float = 1.0  # of the limit that it may fill
+    wait_s: float = 3.0  # the longest wait for a first token
+    backlog_s: float = 0.35  # of prompts ahead of first tokens
+    itl_ms: float = 60.0  # objective
+
+
+class Admission:
+    """`seats` and `max_queue` may be set at any time."""
+
+    def __init__(
+        self, terms: Sequence[Terms], controller: Controller, *, now: float, seats: int, max_queue: int
+    ) -> None:
+        self.terms = tuple(terms)
+        self.controller = controller
+        self.meter = Meter(now)
+        self.seats = seats
+        self.max_queue = max_queue
+        self.max_bytes = 1 << 40  # of what waits
+        self.aging_s = 30.0
+        self.queues = tuple(ClassQueue() for _ in terms)
+        self.running: dict[Ticket, None] = {}
+        self.room = 0.0  # KV tokens set aside
+        self.backlog = 0.0  # prompt tokens whose first token has not come
+        self.queued = 0
+        self.queued_bytes = 0
+        self.dropped: list[Ticket] = []  # from a full queue, for newcomers: whoever asks tells them
+        self.invitations = Invitations(len(self.terms), 0.0)
+        self.anomaly = Anomaly()
+        self.shadow = False
+        self._next_victims = 0.0
+        self._clear = 0.0  # when the engine will have computed them
+        self._credit = [0.0] * len(self.terms)
+        self._asked = [0.0] * len(self.terms)  # work of each class in this window
+        self._demand = [0.0] * len(self.terms)  # a second, now
+        self._custom = [0.0] * len(self.terms)  # and usually
+        self._work_part = 1.0  # work for a KV token, on average
+        self._fresh_part = 0.5  # prompt tokens for work
+        self._ceilings = [terms.ceiling for terms in self.terms]
+        self._serial = 0
+        self._window = now
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.running)
+
+    # One ticket.
+
+    def arrive(self, ticket: Ticket, now: float) -> int:
+        """ENTERED, QUEUED, DOOMED (it would come too late) or FULL; after the last two nothing is held."""
+        self._serial += 1
+        ticket.serial = self._serial
+        self._work_part += (ticket.work / ticket.needs() - self._work_part) * _SLOW
+        self._fresh_part += (ticket.fresh / ticket.work - self._fresh_part) * _SLOW
+        if not self.queued and self._fits(ticket, ticket.cls, now):
+            self._asked[ticket.cls] += ticket.work
+            self._enter(ticket, now)
+            return ENTERED
+        outcome = self._judge(ticket, now)
+        if self.shadow:
+            self._enter(ticket, now)
+        elif outcome == QUEUED:
+            self._asked[ticket.cls] += ticket.work
+            self._queue(ticket, now)
+        if outcome in (DOOMED, FULL):
+            self.anomaly.on_refused(ticket.tenant, ticket.work)
+        return outcome
+
+    def _judge(self, ticket: Ticket, now: float) -> int:
+        ticket.predicted = wait = self.predict(ticket, now)
+        ticket.position = sum(len(queue) for queue in self.queues[: ticket.cls + 1])
+        if ticket.tier != INVITED and (self._too_late(ticket, wait, now) or self._is_excess(ticket)):
+            return DOOMED
+        if self.queued >= self.max_queue or self.queued_bytes + ticket.size > self.max_bytes:
+            return QUEUED if self._make_place(ticket) else FULL
+        return QUEUED
+
+    def requeue(self, ticket: Ticket, now: float) -> None:
+        """A ticket that has run waits again, before others: it lost its turn through no fault of its own."""
+        ticket.tier = INVITED
+        ticket.due = max(ticket.due, now + self.terms[ticket.cls].wait_s)
+        ticket.first = 0.0
+        ticket.tokens = ticket.seen = ticket.marked = 0
+        self._queue(ticket, now)
+
+    def invite(self, ticket: Ticket, now: float, latest: float) -> float | None:
+        """Seconds after which a refused caller should come back, by `latest`; None: there is no use."""
+        if ticket.tenant in self.anomaly.held:
+            return None
+        earliest = now + max(ticket.predicted - self.terms[ticket.cls].wait_s, 0.0)
+        rate = self.work_rate_of(ticket.cls)
+        return self.invitations.book(ticket.cls, ticket.work, rate, now, earliest, latest)
+
+    def victims(self, now: float, *, started: bool = False) -> list[Ticket]:
+        """Who should give way to a blocked higher class now. `started`: of the lowest also who has tokens."""
+        if now < self._next_victims:
+            return []
+        for cls, queue in enumerate(self.queues[:-1]):
+            head = queue.head()
+            if head is None or now - head.queued < _BLOCKED_S or self._fits(head, cls, now):
+                continue
+            lower = [ticket for ticket in self.running if ticket.cls > cls]
+            found = [ticket for ticket in lower if not ticket.first]
+            if not found and started:
+                found = [ticket for ticket in lower if ticket.cls == len(self.terms) - 1]
+            if found:
+                found.sort(key=lambda ticket: (-ticket.cls, ticket.tokens, -ticket.serial))
+                self._next_victims = now + _WINDOW_S
+                return found[:_VICTIMS]
+        return []
+
+    def next_in(self, now: float) -> Ticket | None:
+        """The next that may enter, if there is one and room for it: call until None.
+
+        One that can no longer be in time comes too, with the state GONE: it holds nothing.
+        """
+        if not self.queued:
+            return None
+        for ticket, rank, must_fit in self._candidates(now):
+            if self._fits(ticket, rank, now):
+                self._unqueue(ticket)
+                if ticket.tier != INVITED and self._is_late(ticket, now):
+                    ticket.state = GONE
+                    self.anomaly.on_refused(ticket.tenant, ticket.work)
+                else:
+                    self._enter(ticket, now)
+                return ticket
+            if must_fit:
+                return None
+        return None
+
+    def on_first_token(self, ticket: Ticket, now: float) -> None:
+        """Its prompt is computed."""
+        if ticket.state == RUNNING and not ticket.first:
+            self._computed(ticket, now)
+            self.meter.on_first_token(ticket, now)
+
+    def leave(self, ticket: Ticket) -> None:
+        """It runs or waits no longer, whatever the reason. Safe for one that is gone."""
+        if ticket.state == WAITING:
+            self._unqueue(ticket)
+        elif ticket.state == RUNNING:
+            self._count(ticket)
+            del self.running[ticket]
+            self.room -= ticket.room
+            if not ticket.first:
+                self.backlog -= ticket.fresh
+            if not self.running:
+                self.room = self.backlog = 0.0  # nor shall rounding be left
+            taken = (ticket.fresh if ticket.first else 0.0) + DECODE * ticket.tokens
+            self.queues[ticket.cls].settle(ticket, taken)
+        ticket.state = GONE
+
+    # All of them.
+
+    def tick(self, now: float) -> None:
+        """Several times a second, with `tokens` of what runs up to date."""
+        room = 0.0
+        for ticket in self.running:
+            if not ticket.steady:
+                self._guess(ticket, now)
+            self._count(ticket)
+            ticket.room = ticket.needs()
+            room += ticket.room
+        self.room = room
+        self.meter.on_tick(len(self.running), self.queued > 0)
+        if now - self._window >= _WINDOW_S:
+            self._close(now)
+
+    def predict(self, ticket: Ticket, now: float) -> float:
+        """Seconds from now to its first token. 0.0 while the engine's rates are unknown."""
+        meter, cls = self.meter, ticket.cls
+        rate = meter.work_rate
+        if rate is None:
+            return 0.0
+        own = self.queues[cls].ahead_of(ticket)
+        higher = sum(queue.work for queue in self.queues[:cls])
+        ahead = higher + own
+        prompts = self.backlog_s(now) + (ahead * self._fresh_part + ticket.fresh) / meter.prompt_rate
+        free = max(self.controller.limit * self._ceilings[cls] - self.room, 0.0) * self._work_part
+        share = self.terms[cls].share
+        above = sum(self._demand[:cls])
+        if ticket.due - now > _LONG_S:
+            above = min(above, sum(self._custom[:cls]))
+        left = max(1.0 - above / rate, share, 0.01)
+        wait = max(ahead + ticket.work - free, 0.0) / (rate * left)
+        if share:
+            wait = min(wait, (own + ticket.work) / (rate * share))
+        return max(wait + ticket.fresh / meter.prompt_rate, prompts)
+
+    def backlog_s(self, now: float) -> float:
+        """Seconds until the engine has computed the prompts it was given.
+
+        By what it was given at the rate it has, from one first token to the next; but not less than a part
+        of what is known to be open, for an engine may be slower than it was.
+        """
+        return max(self._clear - now, self.backlog * _UNSEEN / self.meter.prompt_rate)
+
+    def work_rate_of(self, cls: int) -> float:
+        """Work a second that is there for a class, when it and all above it ask."""
+        rate = self.meter.work_rate or 0.0
+        return rate * max(1.0 - sum(self._demand[:cls]) / rate, self.terms[cls].share) if rate else 0.0
+
+    def waiting(self) -> Iterator[Ticket]:
+        """Everybody who waits, by class and arrival."""
+        for queue in self.queues:
+            yield from queue
+
+    # Inside.
+
+    def _is_excess(self, ticket: Ticket) -> bool:
+        """Its tenant is abnormal and has its part of the queue."""
+        if ticket.tenant not in self.anomaly.held:
+            return False
+        queue = self.queues[ticket.cls]
+        return queue.share_of(ticket.tenant) * max(queue.tenants, 2) >= 1.0
+
+    def _make_place(self, ticket: Ticket) -> bool:
+        """Drop who is less important than `ticket`, until it has a place."""
+        for cls in range(len(self.queues) - 1, ticket.cls - 1, -1):
+            while (last := self.queues[cls].last()) is not None:
+                if cls == ticket.cls and last.tier <= ticket.tier:
+                    break
+                self._unqueue(last)
+                last.state = GONE
+                self.dropped.append(last)
+                if self.queued < self.max_queue and self.queued_bytes + ticket.size <= self.max_bytes:
+                    return True
+        return False
+
+    def _too_late(self, ticket: Ticket, wait: float, now: float) -> bool:
+        left = ticket.due - now
+        own = ticket.fresh / self.meter.prompt_rate
+        return wait - own > max(_CERTAINTY * left - own, _LEAST_LEFT * left)
+
+    def _is_late(self, ticket: Ticket, now: float) -> bool:
+        own = ticket.fresh / self.meter.prompt_rate
+        return now + own * (1 - _LEAST_LEFT) > ticket.due
+
+    def _fits(self, ticket: Ticket, rank: int, now: float) -> bool:
+        if not self.running:
+            return True
+        terms = self.terms[rank]
+        if len(self.running) >= self.seats:
+            return False
+        backlog = self.backlog_s(now)
+        if backlog:
+            own = ticket.fresh / self.meter.prompt_rate
+            if backlog + min(own, _BIG_PROMPT * terms.backlog_s) > terms.backlog_s:
+                return False
+        return self.room + ticket.needs() <= self.controller.limit * self._ceilings[rank]
+
+    def _candidates(self, now: float) -> Iterator[tuple[Ticket, int, bool]]:
+        """Ticket, as which class it may fill the engine, whether nobody below it may go before it."""
+        queues = self.queues
+        for cls in range(1, len(queues)):
+            head = queues[cls].head()
+            if head is not None and self._credit[cls] >= head.work:
+                yield head, 0, False
+        aged: list[list[Ticket]] = [[] for _ in queues]
+        for cls in range(1, len(queues)):
+            oldest = queues[cls].oldest
+            if oldest is not None:
+                steps = int((now - oldest.queued) / self.aging_s)
+                if steps:
+                    aged[max(cls - steps, 0)].append(oldest)
+        for cls, queue in enumerate(queues):
+            for ticket in aged[cls]:
+                yield ticket, cls, True
+            head = queue.head()
+            if head is not None:
+                yield head, cls, True
+
+    def _queue(self, ticket: Ticket, now: float) -> None:
+        ticket.state = WAITING
+        ticket.queued = now
+        self.queues[ticket.cls].add(ticket)
+        self.queued += 1
+        self.queued_bytes += ticket.size
+
+    def _unqueue(self, ticket: Ticket) -> None:
+        queue = self.queues[ticket.cls]
+        queue.remove(ticket)
+        self.queued -= 1
+        self.queued_bytes -= ticket.size
+        if not len(queue):
+            self._credit[ticket.cls] = 0.0
+
+    def _enter(self, ticket: Ticket, now: float) -> None:
+        ticket.state = RUNNING
+        ticket.dispatched = now
+        ticket.room = ticket.needs()
+        self.running[ticket] = None
+        self.room += ticket.room
+        self.backlog += ticket.fresh
+        self._clear = max(self._clear, now) + ticket.fresh / self.meter.prompt_rate
+        ticket.ahead = (self._clear - now) * self.meter.prompt_rate
+        work, cls = ticket.work, ticket.cls
+        self.queues[cls].serve(ticket)
+        if self.queued:
+            for other, queue in enumerate(self.queues):
+                if len(queue) and other != cls:
+                    self._credit[other] += self.terms[other].share * work
+            self._credit[cls] = max(self._credit[cls] - work * (1 - self.terms[cls].share), 0.0)
+
+    def _computed(self, ticket: Ticket, now: float) -> None:
+        ticket.first = now
+        self.backlog -= ticket.fresh
+        self._clear = min(self._clear, now + self.backlog / self.meter.prompt_rate)
+
+    def _count(self, ticket: Ticket) -> None:
+        new = ticket.tokens - ticket.seen
+        if new:
+            ticket.seen = ticket.tokens
+            self.meter.on_tokens(new)
+
+    def _guess(self, ticket: Ticket, now: float) -> None:
+        """Nothing is seen of an answer that is not streamed: it goes as the others do."""
+        prompt = ticket.dispatched + ticket.ahead / self.meter.prompt_rate + self.meter.itl_s
+        if now >= prompt:
+            if not ticket.first:
+                self._computed(ticket, now)
+            ticket.tokens = min(int((now - prompt) / self.meter.itl_s), int(4 * ticket.answer))
+
+    def _close(self, now: float) -> None:
+        seconds = now - self._window
+        self._window = now
+        objective = min((self.terms[ticket.cls].itl_ms for ticket in self.running), default=1e9)
+        self.controller.on_window(self.meter.close(now, self.running, objective))
+        for demand, constant in ((self._demand, _DEMAND_S), (self._custom, _CUSTOM_S)):
+            weight = min(seconds / constant, 1.0)
+            for cls, asked in enumerate(self._asked):
+                demand[cls] += (asked / seconds - demand[cls]) * weight
+        self._asked = [0.0] * len(self.terms)
+        self._keep_free()
+        self.anomaly.close(seconds)
+
+    def _keep_free(self) -> None:
+        """Lower classes leave room for what higher ones asked for lately, so that these enter at once."""
+        rate, ceiling = self.meter.work_rate, 1.0
+        for cls, terms in enumerate(self.terms):
+            self._ceilings[cls] = min(terms.ceiling, ceiling)
+            if rate and self._demand[cls]:
+                ceiling -= max(_KEPT * min(terms.share, self._demand[cls] / rate), _LEAST_KEPT)

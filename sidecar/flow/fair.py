@@ -1,0 +1,166 @@
+"""The waiting of one class: fair between tenants, earliest deadline first inside a tenant.
+
+Three tiers, each served before the next: callers invited back, first attempts, uninvited repeats. Inside a
+tier the tenant that has had the least service goes first, by the virtual token counter of Sheng et al.,
+"Fairness in Serving Large Language Models" (OSDI 2024):
+
+    counter += work / weight                       when a request is dispatched, by its expected work,
+                                                   and by what it took beyond that, when it ends
+    counter  = max(own, that of who was served last)   when a tenant comes back: idling saves nothing up
+
+so that of two tenants which both always wait, neither gets ahead of the other by more than the work of two
+largest requests. All lists are sorted and small to move, so that whoever leaves is unlinked at once: there
+are no tombstones. O(log n) comparisons for each operation.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.flow.ticket import Ticket
+
+_TIERS: Final = 3
+_MAX_ACCOUNTS: Final = 4096  # idle ones beyond this are forgotten, as are old debts
+_MOST_ASKED: Final = 64  # tenants looked at for a predicted wait; more are extrapolated from
+
+
+class Account:
+    """What one tenant has had of a class, and what it has waiting there."""
+
+    __slots__ = ("counter", "lines", "name", "weight", "work")
+
+    def __init__(self, name: str, weight: float, counter: float) -> None:
+        self.name = name
+        self.weight = weight
+        self.counter = counter
+        self.work = 0.0  # waiting
+        # For each tier (-due, -serial, ticket), ascending: the next one is the last.
+        self.lines: tuple[list[tuple[float, int, Ticket]], ...] = tuple([] for _ in range(_TIERS))
+
+
+class ClassQueue:
+    """Tickets of one class that wait."""
+
+    __slots__ = ("_accounts", "_active", "_arrivals", "_virtual", "work")
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, Account] = {}
+        # For each tier (counter, name, account) of the tenants that wait in it, ascending.
+        self._active: tuple[list[tuple[float, str, Account]], ...] = tuple([] for _ in range(_TIERS))
+        self._arrivals: OrderedDict[Ticket, None] = OrderedDict()
+        self._virtual = 0.0  # the counter of who was served last
+        self.work = 0.0
+
+    def __len__(self) -> int:
+        return len(self._arrivals)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        """Tickets in order of arrival."""
+        return iter(self._arrivals)
+
+    @property
+    def oldest(self) -> Ticket | None:
+        """Who has waited longest."""
+        return next(iter(self._arrivals), None)
+
+    @property
+    def tenants(self) -> int:
+        """How many wait for first or repeated attempts."""
+        return len({account.name for active in self._active for _, _, account in active})
+
+    def head(self) -> Ticket | None:
+        """Whose turn it is."""
+        for tier, active in enumerate(self._active):
+            if active:
+                return active[0][2].lines[tier][-1][2]
+        return None
+
+    def last(self) -> Ticket | None:
+        """The one that can be spared first: of the last tier and the most served tenant the latest due."""
+        for tier in range(_TIERS - 1, -1, -1):
+            active = self._active[tier]
+            if active:
+                return active[-1][2].lines[tier][0][2]
+        return None
+
+    def add(self, ticket: Ticket) -> None:
+        """`ticket` waits from now on."""
+        account = self._account(ticket)
+        line = account.lines[ticket.tier]
+        if not any(account.lines):
+            account.counter = max(account.counter, self._virtual)
+        if not line:
+            insort(self._active[ticket.tier], (account.counter, account.name, account))
+        insort(line, (-ticket.due, -ticket.serial, ticket))
+        self._arrivals[ticket] = None
+        account.work += ticket.work
+        self.work += ticket.work
+
+    def remove(self, ticket: Ticket) -> None:
+        """`ticket` waits no longer, whatever the reason."""
+        account = self._accounts[ticket.tenant]
+        line = account.lines[ticket.tier]
+        del line[bisect_left(line, (-ticket.due, -ticket.serial))]
+        del self._arrivals[ticket]
+        account.work -= ticket.work
+        self.work -= ticket.work
+        if not line:
+            self._unlink(account, ticket.tier)
+        if not self._arrivals:
+            self.work = 0.0  # nor shall rounding be left
+
+    def serve(self, ticket: Ticket) -> None:
+        """`ticket`, which does not wait, is dispatched: its tenant is charged what it is expected to cost."""
+        account = self._account(ticket)
+        if not any(account.lines):
+            account.counter = max(account.counter, self._virtual)
+        self._virtual = max(self._virtual, account.counter)
+        self._move(account, ticket.work / ticket.weight)
+
+    def settle(self, ticket: Ticket, work: float) -> None:
+        """`ticket` has ended and took `work` in all."""
+        self._move(self._account(ticket), (work - ticket.work) / ticket.weight)
+
+    def _move(self, account: Account, by: float) -> None:
+        waits = [tier for tier in range(_TIERS) if account.lines[tier]]
+        for tier in waits:
+            self._unlink(account, tier)
+        account.counter += by
+        for tier in waits:
+            insort(self._active[tier], (account.counter, account.name, account))
+
+    def ahead_of(self, ticket: Ticket) -> float:
+        """Work that would be served before `ticket`, were it added now: of others only a fair share."""
+        own = self._accounts.get(ticket.tenant)
+        mine = own.work if own is not None else 0.0
+        fair = (mine + ticket.work) / ticket.weight
+        total, asked = mine, 0
+        for active in self._active:
+            for _, _, account in active[:_MOST_ASKED]:
+                if account is not own:
+                    total += min(account.work, fair * account.weight)
+                    asked += 1
+        if asked >= _MOST_ASKED:
+            total *= max(self.tenants / asked, 1.0)
+        return min(total, self.work)
+
+    def share_of(self, tenant: str) -> float:
+        """The part of the waiting work that is `tenant`'s."""
+        account = self._accounts.get(tenant)
+        return account.work / self.work if account is not None and self.work > 0 else 0.0
+
+    def _account(self, ticket: Ticket) -> Account:
+        account = self._accounts.get(ticket.tenant)
+        if account is None:
+            if len(self._accounts) >= _MAX_ACCOUNTS:
+                self._accounts = {name: one for name, one in self._accounts.items() if any(one.lines)}
+            account = self._accounts[ticket.tenant] = Account(ticket.tenant, ticket.weight, self._virtual)
+        account.weight = ticket.weight
+        return account
+
+    def _unlink(self, account: Account, tier: int) -> None:
+        active = self._active[tier]
+        del active[bisect_left(active, (account.counter, account.name))]
