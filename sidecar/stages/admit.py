@@ -18,6 +18,7 @@ from sidecar.exchange import FORWARDED, PARKED, WAITING, Exchange, Reply, Verdic
 from sidecar.flow.admission import ENTERED, FULL, QUEUED
 from sidecar.flow.invitations import fingerprint
 from sidecar.flow.ticket import FIRST, GONE, INVITED, REPEAT, Ticket
+from sidecar.flow.ticket import RUNNING as ADMITTED
 from sidecar.llm.request import with_priority
 from sidecar.llm.usage import read_usage
 from sidecar.pipeline import Stage
@@ -162,10 +163,14 @@ class Admit(Stage):
             ticket.tier = FIRST
 
     def _wait(self, x: Exchange, ticket: Ticket, now: float) -> Verdict:
+        self.let_in()  # it may be its turn already, before others that wait
+        if ticket.state == ADMITTED:
+            return None
+        if ticket.state == GONE:
+            return self._refusal(x, OVERLOADED)
         x.parked = now
         if x.deadline is None or ticket.due < x.deadline:  # else the deadline ends it
             x.timer = self._alarms.after(max(ticket.due - now, 0.0), self._give_up, x)
-        self.let_in()
         return PARKED
 
     def _give_up(self, x: Exchange) -> None:

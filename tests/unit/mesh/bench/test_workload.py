@@ -75,7 +75,7 @@ def test_prompts_are_log_normal_and_bounded() -> None:
 
 
 def test_the_stock_mix_is_that_of_the_sidecar() -> None:
-    assert list(STOCK) == [PREMIUM, STANDARD, BATCH]
+    assert list(STOCK) == list(CLASSES) == [PREMIUM, STANDARD, BATCH]
     for cls, each in STOCK.items():
         promised = CLASSES[cls]
         assert (each.ttft_s, each.itl_ms) == (promised.ttft_s, promised.itl_ms)
