@@ -85,33 +85,48 @@ def by_class(score: Score) -> Table:
 
 
 def by_contender(results: Sequence[Result]) -> Table:
-    """One scenario: a row for each run, with what matters most of each class."""
-    classes = list(dict.fromkeys(cls for result in results for cls in result.score.classes))
-    per_class = [f"{cls} {what}" for cls in classes for what in ("attained", "failed", "TTFT p99")]
-    overall = ["shed", "falsely", "wasted", "tries", "invited served", "Jain", "recovery"]
-    table = _table(["contender", "goodput", *per_class, *overall])
-    for result in results:
-        score, total = result.score, result.score.total
-        goodput = f"{total.goodput:,.0f}/s" if score.goodput_share is None else percent(score.goodput_share)
-        table.add_row(
-            result.contender + (" *" if result.notes else ""),
-            goodput,
-            *(cell for cls in classes for cell in _of_class(score.classes.get(cls))),
-            percent(total.shed),
-            number(result.false_sheds),
-            f"{total.wasted_tokens:,}",
-            number(total.attempts),
-            percent(total.returned_served),
-            number(score.jain),
-            NOTHING if score.recovery_s is None else f"{score.recovery_s:.0f} s",
-        )
+    """One scenario: a column for each run, with what matters most of each class."""
+    table = _table(["", *(_heading(result) for result in results)])
+    for name, show in _OVERALL:
+        table.add_row(name, *map(show, results))
+    for cls in dict.fromkeys(cls for result in results for cls in result.score.classes):
+        table.add_section()
+        for name, show_class in _PER_CLASS:
+            table.add_row(f"{cls} {name}", *(_of_class(result, cls, show_class) for result in results))
     return table
 
 
-def _of_class(score: ClassScore | None) -> tuple[str, str, str]:
-    if score is None or not score.origins:
-        return NOTHING, NOTHING, NOTHING
-    return percent(score.attainment), percent(score.failures), seconds(score.ttft_s.p99)
+def _heading(result: Result) -> str:
+    # In two lines, so that seven of them fit into a hundred columns.
+    return result.contender.replace("-", "-\n", 1) + (" *" if result.notes else "")
+
+
+_OVERALL: Final[Sequence[tuple[str, Callable[[Result], str]]]] = (
+    ("goodput", lambda result: _goodput(result.score)),
+    ("shed", lambda result: percent(result.score.total.shed)),
+    ("shed beside room", lambda result: number(result.false_sheds)),
+    ("wasted tokens", lambda result: f"{result.score.total.wasted_tokens:,}"),
+    ("tries", lambda result: number(result.score.total.attempts)),
+    ("invited and served", lambda result: percent(result.score.total.returned_served)),
+    ("Jain", lambda result: number(result.score.jain)),
+    ("recovery", lambda result: seconds(result.score.recovery_s)),
+)
+_PER_CLASS: Final[Sequence[tuple[str, Callable[[ClassScore], str]]]] = (
+    ("within objective", lambda score: percent(score.attainment)),
+    ("shed", lambda score: percent(score.shed)),
+    ("failed", lambda score: percent(score.failures)),
+    ("first token p50", lambda score: seconds(score.ttft_s.p50)),
+    ("first token p99", lambda score: seconds(score.ttft_s.p99)),
+)
+
+
+def _goodput(score: Score) -> str:
+    return f"{score.total.goodput:,.0f}/s" if score.goodput_share is None else percent(score.goodput_share)
+
+
+def _of_class(result: Result, cls: str, show: Callable[[ClassScore], str]) -> str:
+    score = result.score.classes.get(cls)
+    return NOTHING if score is None or not score.origins else show(score)
 
 
 def _table(columns: Iterable[str]) -> Table:

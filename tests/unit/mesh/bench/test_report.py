@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,18 +42,33 @@ def test_one_class_needs_no_sum() -> None:
 
 
 def test_a_scenario_by_contender() -> None:
-    table = report.by_contender([result("ours"), result("busy")])
-    ours, busy = rows(table)[-2:]
-    assert ours[:2] == ["ours", "105 %"]
-    assert busy[0] == "busy *"
-    assert ours[1:] == busy[1:]
-    head = [str(column.header) for column in table.columns]
-    assert dict(zip(head, ours, strict=True))["standard attained"] == "50 %"
+    first, second, _, *found = rows(report.by_contender([result("ours-now"), result("busy")]))
+    assert (first, second) == (["ours-"], ["now", "busy *"])
+    shown = {row[0]: row[1:] for row in found}
+    assert all(left == right for left, right in shown.values())
+    assert shown["goodput"][0] == "105 %"
+    assert shown["shed"][0] == "22.2 %"
+    assert shown["standard within objective"][0] == "50 %"
+    assert shown["standard shed"][0] == "50 %"
+    assert shown["premium first token p50"][0] == "0.25 s"
+
+
+def test_seven_contenders_fit_into_a_hundred_columns() -> None:
+    names = ("headgate", "headgate-off", "envoy-adaptive", "envoy-admission", "fifo", "engine-256", "busy")
+    file = io.StringIO()
+    report.terminal(file).print(report.by_contender([result(name) for name in names]))
+    assert max(len(line.rstrip()) for line in file.getvalue().splitlines()) <= 100
 
 
 def test_without_a_capacity_goodput_is_tokens() -> None:
-    row = rows(report.by_contender([result(capacity=None)]))[-1]
-    assert row[1] == "4/s"
+    found = rows(report.by_contender([result(capacity=None)]))
+    assert ["goodput", "4/s"] in found
+
+
+def test_a_class_of_whom_nothing_is_known_says_nothing() -> None:
+    nobody = result()
+    nobody.score.classes["premium"] = replace(nobody.score.classes["premium"], origins=0)
+    assert ["premium within objective", "-"] in rows(report.by_contender([nobody]))
 
 
 def test_notes_name_their_run() -> None:
@@ -92,7 +108,8 @@ def test_a_table_in_a_file_is_plain_and_whole() -> None:
     report.terminal(file).print(report.by_contender([result(), result(scenario="other")]))
     text = file.getvalue()
     assert "\x1b" not in text
-    assert len([line for line in text.splitlines() if line.strip()]) == 4  # nothing is wrapped
+    # A head and its rule, 8 rows for all and 5 for each of two classes: nothing is wrapped.
+    assert len([line for line in text.splitlines() if line.strip()]) == 20
 
 
 def test_pictures_need_their_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
