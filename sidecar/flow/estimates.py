@@ -11,7 +11,6 @@ more than later ones: the n-th counts 1/(n + 4), at least 2 %.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ _BYTES: Final = 4.0
 _ANSWER: Final = 300.0
 _LEAST_WEIGHT: Final = 0.02
 _PRIOR: Final = 4
-_MOST_KEYS: Final = 4096  # the longest unused are forgotten
+_MOST_KEYS: Final = 4096  # the longest known are forgotten
 _SANE_BYTES: Final = (0.5, 16.0)
 
 
@@ -39,7 +38,7 @@ class Estimates:
     """Everything in tokens."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._known: dict[tuple[str, str], _Known] = {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -61,9 +60,7 @@ class Estimates:
             if known is None:
                 known = self._known[key] = _Known(self._known.get(("", model)))
                 if len(self._known) > _MOST_KEYS:
-                    self._known.popitem(last=False)
-            else:
-                self._known.move_to_end(key)
+                    del self._known[next(iter(self._known))]
             weight = max(_LEAST_WEIGHT, 1 / (known.n + _PRIOR))
             known.n += 1
             known.answer += (answer - known.answer) * weight
@@ -82,7 +79,7 @@ class Estimates:
 
     def load(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take what `dump` gave; raises KeyError, TypeError or ValueError, and takes nothing, if not."""
-        found: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        found: dict[tuple[str, str], _Known] = {}
         for row in rows[:_MOST_KEYS]:
             known = _Known()
             known.n = int(row["n"])
