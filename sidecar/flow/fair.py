@@ -6,7 +6,8 @@ tier the tenant that has had the least service goes first, by the virtual token 
 
     counter += work / weight                       when a request is dispatched, by its expected work,
                                                    and by what it took beyond that, when it ends
-    counter  = max(own, that of who was served last)   when a tenant comes back: idling saves nothing up
+    counter  = max(own, min(that of who was served last, the least of those who wait))
+                                                  when a tenant comes back: idling saves nothing up
 
 so that of two tenants which both always wait, neither gets ahead of the other by more than the work of two
 largest requests. All lists are sorted and small to move, so that whoever leaves is unlinked at once: there
@@ -91,7 +92,7 @@ class ClassQueue:
         account = self._account(ticket)
         line = account.lines[ticket.tier]
         if not any(account.lines):
-            account.counter = max(account.counter, self._virtual)
+            account.counter = max(account.counter, self._floor())
         if not line:
             insort(self._active[ticket.tier], (account.counter, account.name, account))
         insort(line, (-ticket.due, -ticket.serial, ticket))
@@ -116,13 +117,17 @@ class ClassQueue:
         """`ticket`, which does not wait, is dispatched: its tenant is charged what it is expected to cost."""
         account = self._account(ticket)
         if not any(account.lines):
-            account.counter = max(account.counter, self._virtual)
+            account.counter = max(account.counter, self._floor())
         self._virtual = max(self._virtual, account.counter)
         self._move(account, ticket.work / ticket.weight)
 
     def settle(self, ticket: Ticket, work: float) -> None:
         """`ticket` has ended and took `work` in all."""
         self._move(self._account(ticket), (work - ticket.work) / ticket.weight)
+
+    def _floor(self) -> float:
+        """Where whoever comes back begins: where the others are, of whom some may have got something back."""
+        return min((self._virtual, *(active[0][0] for active in self._active if active)))
 
     def _move(self, account: Account, by: float) -> None:
         waits = [tier for tier in range(_TIERS) if account.lines[tier]]
@@ -157,7 +162,7 @@ class ClassQueue:
         if account is None:
             if len(self._accounts) >= _MAX_ACCOUNTS:
                 self._accounts = {name: one for name, one in self._accounts.items() if any(one.lines)}
-            account = self._accounts[ticket.tenant] = Account(ticket.tenant, ticket.weight, self._virtual)
+            account = self._accounts[ticket.tenant] = Account(ticket.tenant, ticket.weight, 0.0)
         account.weight = ticket.weight
         return account
 
