@@ -276,7 +276,7 @@ def a_tenant_each(n: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("who", [one_tenant, a_tenant_each])
 def test_to_enter_and_to_leave_takes_logarithmic_comparisons(who: Callable[[int], dict[str, Any]]) -> None:
-    """With 1,000 waiting: comparisons, since times are not stable. Three sorted lists at most are searched."""
+    """With 1,000 waiting. Comparisons, for times are not stable; three sorted lists are searched at most."""
     random = Random(5)
     queue = waiting(*(ticket(due=Compared(random.random()), **who(n)) for n in range(1000)))
     for account in queue._accounts.values():

@@ -19,7 +19,8 @@ TERMS = (
 def ticket(cls: int = HIGH, tenant: str = "a", **changes: Any) -> Ticket:
     """A request for 100 tokens that 100 tokens answer: 500 of work, 164 of room."""
     fields: dict[str, Any] = {
-        "member": None, "weight": 1.0, "prompt": 100.0, "fresh": 100.0, "answer": 100.0, "came": 0.0, "due": 1e6,
+        "member": None, "weight": 1.0, "came": 0.0, "due": 1e6,
+        "prompt": 100.0, "fresh": 100.0, "answer": 100.0,
     }  # fmt: skip
     return Ticket(cls=cls, tenant=tenant, **(fields | changes))
 
