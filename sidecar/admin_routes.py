@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from msgspec import to_builtins
 
 from sidecar.config import redacted
 from sidecar.net.admin import AdminReply, json, on_loop, text
+from sidecar.standing import standing
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,6 +36,7 @@ def routes(app: App, loop: asyncio.AbstractEventLoop) -> Mapping[tuple[str, str]
         ("GET", "/debug/config"): admin.config,
         ("GET", "/debug/endpoints"): admin.endpoints,
         ("GET", "/debug/decisions"): admin.decisions,
+        ("GET", "/debug/queue"): admin.queue,
         ("POST", "/drain"): admin.drain,
         ("PUT", "/log-level"): admin.log_level,
     }
@@ -67,9 +70,20 @@ class _Admin:
         return json(redacted(self._app.plane.config))
 
     def endpoints(self, query: Query, body: bytes) -> AdminReply:
-        endpoint = self._app.plane.endpoint
+        """What an engine said of its load is seconds old, or null: never."""
+        endpoint, now = self._app.plane.endpoint, self._app.plane.clock.now()
+        said = to_builtins(endpoint.load)
+        ages = {name: now - said.pop(name) for name in ("at", "counted_at")}
+        shown = {f"{name[:-2]}age_s": None if age == inf else round(age, 3) for name, age in ages.items()}
         return json(
-            [{"address": endpoint.name, "healthy": endpoint.healthy, "in_flight": endpoint.in_flight}]
+            [
+                {
+                    "address": endpoint.name,
+                    "healthy": endpoint.healthy,
+                    "in_flight": endpoint.in_flight,
+                    "load": said | shown,
+                }
+            ]
         )
 
     def decisions(self, query: Query, body: bytes) -> AdminReply:
@@ -78,6 +92,13 @@ class _Admin:
         if not (n.isascii() and n.isdigit()):
             return json({"error": f"n: expected a number, got {n[:32]!r}"}, 400)
         return json(to_builtins(on_loop(self._loop, lambda: self._app.plane.receipts.last(int(n[:9])))))
+
+    def queue(self, query: Query, body: bytes) -> AdminReply:
+        """Who waits and why, in the order of classes and arrival; up to `n` of them."""
+        n = query.get("n", str(_DEFAULT_DECISIONS))
+        if not (n.isascii() and n.isdigit()):
+            return json({"error": f"n: expected a number, got {n[:32]!r}"}, 400)
+        return json(on_loop(self._loop, lambda: standing(self._app.plane, int(n[:9]))))
 
     def drain(self, query: Query, body: bytes) -> AdminReply:
         on_loop(self._loop, self._app.drain)

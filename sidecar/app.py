@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 import signal
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sidecar import learnt
 from sidecar.admin_routes import routes
 from sidecar.clock import SystemClock
 from sidecar.config import decode, needs_restart, read
@@ -18,13 +21,14 @@ from sidecar.net.connections import LoopDialer
 from sidecar.net.lines import LineWriter
 from sidecar.net.listener import Listener
 from sidecar.net.probe import HttpProber, Prober, watch_health, watch_models
+from sidecar.net.scrape import watch_load
+from sidecar.net.state_file import StateFile
 from sidecar.net.timers import TICK_S
 from sidecar.net.watch import FileWatch
 from sidecar.plane import Plane
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from sidecar.net.health import HealthServer
     from sidecar.settings import Config
@@ -33,6 +37,7 @@ VERSION: Final = version("headgate")
 _STDOUT: Final = 1
 _LAST_LINES_S: Final = 2.0
 _DESCRIPTORS_BESIDE: Final = 64  # that are not connections
+_SAVE_EVERY_S: Final = 30
 _TRACING: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 log = logging.getLogger("headgate.app")
@@ -55,6 +60,7 @@ class App:
         self.plane = Plane(config, VERSION, SystemClock(), self._dialer)
         room = None if descriptors is None else descriptors - _DESCRIPTORS_BESIDE
         self.listener = Listener(self.plane.context, config.listen, room)
+        self._state = StateFile(Path(config.state_file)) if config.state_file else None
         self._reloading = asyncio.Lock()
         self._warned: set[str] = set()
         self._watchers: list[asyncio.Task[None]] = []
@@ -68,6 +74,7 @@ class App:
         config, plane = self.plane.config, self.plane
         self._announce(config)
         plane.metrics.gauge("headgate_event_loop_tasks", lambda: len(asyncio.all_tasks(self._loop)))
+        self._remember()
         self._tick(plane.clock.now())
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
@@ -93,6 +100,7 @@ class App:
             plane.connections.close()
             for task in (chores, pacing, *self._watchers):
                 task.cancel()
+        await self._save()
         self._lines.offer(plane.access_log.take)
         self._lines.close(_LAST_LINES_S)
         if self._health is not None:
@@ -157,7 +165,7 @@ class App:
             return
         self.plane.put_in_force(config)
         self._announce(config)
-        if (config.engine.address, config.engine.health) != (old.engine.address, old.engine.health):
+        if _watched(config) != _watched(old):
             self._watch_engine()
         log.info("the new configuration is in force")
 
@@ -184,6 +192,8 @@ class App:
             task.cancel()
         engine, endpoint = self.plane.config.engine, self.plane.endpoint
         watchers = [watch_models(engine.address, self.plane.catalog)]
+        if engine.metrics.kind != "none":
+            watchers.append(watch_load(engine, endpoint, self.plane.page, self.plane.clock))
         prober = self._prober()
         if prober is None:
             endpoint.healthy = True  # taken as it is
@@ -223,13 +233,33 @@ class App:
         self._loop.call_later(TICK_S, self._tick, now + TICK_S)
 
     async def _chores(self) -> None:
-        while True:
+        for second in itertools.count(1):
             await asyncio.sleep(1.0)
+            if second % _SAVE_EVERY_S == 0:
+                await self._save()
             self.plane.connections.sweep()
             self._lines.offer(self.plane.access_log.take)
             await self._look_for_changes()
+
+    def _remember(self) -> None:
+        content = self._state.read() if self._state is not None else None
+        if content is not None:
+            try:
+                learnt.load(content, self.plane.admission, self.plane.estimates)
+            except ValueError as error:
+                log.warning("state_file: %s; starting without what it held", error)
+
+    async def _save(self) -> None:
+        if self._state is not None:
+            content = learnt.dump(self.plane.admission, self.plane.estimates)
+            await self._loop.run_in_executor(None, self._state.write, content)
 
     def _where(self) -> str:
         address = self.plane.config.listen
         return str(address) if address.path else f"{address.host}:{self.listener.port}"
 
+
+def _watched(config: Config) -> tuple[object, ...]:
+    """What a change of begins the watching anew."""
+    engine = config.engine
+    return engine.address, engine.health, engine.metrics

@@ -29,7 +29,7 @@ from sidecar.settings import Address, Config, parse_address
 # 80,000 tenants; more belong into Redis.
 _MAX_NODES: Final = 500_000
 _MAX_DEPTH: Final = 16
-_NEEDS_RESTART: Final = ("listen", "admin", "health_listen", "mesh")
+_NEEDS_RESTART: Final = ("listen", "admin", "health_listen", "mesh", "state_file")
 _HIDDEN: Final = "***"
 _VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(:-[^}]*)?\}|\$\{")
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
@@ -95,6 +95,8 @@ def _check_depth(text: str | bytes) -> None:
 
 def needs_restart(old: Config, new: Config) -> str | None:
     """The first changed key that a running sidecar cannot take over."""
+    if list(old.classes) != list(new.classes):
+        return "classes (their names or their order)"
     return next((key for key in _NEEDS_RESTART if getattr(old, key) != getattr(new, key)), None)
 
 

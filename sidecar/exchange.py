@@ -32,13 +32,15 @@ class Reply:
 
     `retry_after_s` invites the caller back after so many seconds; without it an inviting refusal
     says that returning is in vain. `headers` are further fields, each a whole `name: value` line
-    ending in CRLF.
+    ending in CRLF. `body` is that of an answer which refuses nothing.
     """
 
     refusal: Refusal
     retry_after_s: float | None = None
     message: str | None = None
     headers: bytes = b""
+    body: bytes = b""
+    content_type: bytes = b"text/plain"
 
 
 PARKED: Final = Parked()

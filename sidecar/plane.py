@@ -11,6 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.balance.endpoint import Endpoint
+from sidecar.balance.engine_page import EnginePage
+from sidecar.balance.load import Occupancy
+from sidecar.balance.orca import LoadReport
 from sidecar.flow.admission import Admission, Terms
 from sidecar.flow.budget import Budget
 from sidecar.flow.controller import Controller
@@ -31,6 +34,7 @@ from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.receipts import Receipts
 
 if TYPE_CHECKING:
+    from sidecar.balance.load import EngineLoad
     from sidecar.clock import Clock
     from sidecar.exchange import Exchange, Reply
     from sidecar.net.connections import Dialer
@@ -51,12 +55,14 @@ class Plane:
         self.lifecycle = Lifecycle()
         self.timers = Timers(clock.now)
         self.bodies = Budget(config.max_buffered_bytes)
-        self.context = Context(clock, self.timers, self.lifecycle, self.bodies)
+        self.report = LoadReport(self.occupancy, clock.now())
+        self.context = Context(clock, self.timers, self.lifecycle, self.bodies, self.report)
         self.connections = self.context.connections = Connections(self.context, dialer)
         self.admission = _admission(config, clock.now())
         self.estimates = Estimates()
         self.catalog = Catalog()
         self.endpoint = _endpoint(config.engine)
+        self.page = self._page(config.engine)
         telemetry = config.telemetry
         self.metrics = Metrics(version, telemetry.max_series)
         self.access_log = AccessLog(telemetry.access_log, telemetry.access_log_sample, _ACCESS_LOG_BYTES)
@@ -70,13 +76,16 @@ class Plane:
         """Apply `config` to whatever begins from now on: all of it is built before any of it counts."""
         same = config.engine.address == self.config.engine.address
         endpoint = self.endpoint if same else _endpoint(config.engine)
+        page = self.page if same else self._page(config.engine)
         trust = Trust(config.trusted_proxies)
         self._admit = admit = Admit(
-            config, self.admission, self.estimates, self.metrics, self.clock, self.timers, at=2
+            config, self.admission, self.estimates, endpoint.load, self.metrics, self.clock, self.timers, at=2
         )
-        pipeline = self._pipeline(config, endpoint, trust, admit)
+        pipeline = self._pipeline(config, endpoint, page, trust, admit)
         self.config = config
         self.endpoint = endpoint
+        self.page = page
+        page.max_age_s = config.engine.metrics.max_age_s
         self.lifecycle.limit_s = config.max_loop_lag_ms / 1000
         _configure(self.admission, config)
         self.bodies.limit = config.max_buffered_bytes
@@ -110,10 +119,34 @@ class Plane:
         """Seconds since the event loop last turned; about a tick when all is well."""
         return self.clock.now() - self.lifecycle.beat
 
-    def _pipeline(self, config: Config, endpoint: Endpoint, trust: Trust, admit: Admit) -> Pipeline:
+    @property
+    def engine_load(self) -> EngineLoad:
+        """What the engine says of itself, fresh or not."""
+        return self.endpoint.load
+
+    def occupancy(self) -> Occupancy:
+        """How full this pod is. An engine that has not said lately how many wait in it has none waiting."""
+        load, dispatched, admission = self.endpoint.load, self.endpoint.in_flight, self.admission
+        fresh = load.is_fresh(self.clock.now(), self.config.engine.metrics.max_age_s)
+        held = min(load.waiting or 0, dispatched) if fresh else 0
+        part = max(dispatched / admission.seats, admission.room / admission.controller.limit)
+        return Occupancy(
+            waiting=admission.queued + held,
+            running=dispatched - held,
+            # Who waits will need what those need who run.
+            utilization=part * (1 + admission.queued / max(dispatched, 1)),
+            kv_used=load.kv_used if fresh else None,
+        )
+
+    def _page(self, engine: Engine) -> EnginePage:
+        return EnginePage(lambda: self.admission.queued, engine.metrics.max_age_s)
+
+    def _pipeline(
+        self, config: Config, endpoint: Endpoint, page: EnginePage, trust: Trust, admit: Admit
+    ) -> Pipeline:
         stages: list[Stage] = [
             # First in, last out: it sees every outcome, refusals among them.
-            Account(self.clock, self.metrics, self.access_log, self.receipts),
+            Account(self.clock, self.metrics, self.access_log, self.receipts, self.report),
             # Everything below keys on tenant, class and model. The body is read here and nowhere else.
             Identify(
                 config,
@@ -124,6 +157,7 @@ class Plane:
                 self.lifecycle,
                 self.bodies,
                 self.metrics,
+                page,
             ),
             # Directly above Pick: what it hands out is held until the end, across attempts.
             admit,

@@ -92,11 +92,33 @@ class Health(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     timeout_s: Annotated[Seconds, doc("no answer within this time is a failed check")] = 1.0
 
 
+class EngineMetrics(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the sidecar learns what the engine says of its load, and who sees it."""
+
+    kind: Annotated[
+        Literal["auto", "none"], doc("auto: a Prometheus page of vLLM, SGLang or TGI; none: it is not asked")
+    ] = "auto"
+    address: Annotated[Address | None, doc("where to ask; absent: engine.address")] = None
+    path: Annotated[UrlPath, doc("of the page")] = "/metrics"
+    interval_s: Annotated[
+        Seconds, doc("between two looks at it; what is older than three of them counts no more")
+    ] = 1.0
+    reexport: Annotated[
+        bool, doc("answer a GET of `path` with the page that was seen last, our queue among those who wait")
+    ] = True
+
+    @property
+    def max_age_s(self) -> float:
+        """How long what a page says is believed."""
+        return 3 * self.interval_s
+
+
 class Engine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The model server beside this sidecar."""
 
     address: Annotated[Address, doc("where the engine listens")]
     health: Annotated[Health, doc("health checks")] = Health()
+    metrics: Annotated[EngineMetrics, doc("what the engine says of its load")] = EngineMetrics()
     include_usage: Annotated[
         Literal["auto", "off"],
         doc("auto: ask for usage on streams that accounting needs, and withhold that event from the caller"),
@@ -117,6 +139,11 @@ class Engine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def health_address(self) -> Address:
         """Where health is asked."""
         return self.health.address or self.address
+
+    @property
+    def metrics_address(self) -> Address:
+        """Where its metrics are."""
+        return self.metrics.address or self.address
 
 
 class Redis(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -302,6 +329,9 @@ class Telemetry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Annotated[int, Meta(ge=0, le=100_000, title="a whole number from 0 to 100000")],
         doc("decisions kept for /debug/decisions"),
     ] = 1000
+    orca: Annotated[
+        Literal["on", "off"], doc("endpoint-load-metrics on answers: how full this pod is, for balancers")
+    ] = "on"
     slow_ms: Annotated[Milliseconds | None, doc("slower requests are always traced; absent: none are")] = None
     max_traces_per_s: Annotated[Count, doc("at most so many sampled traces a second")] = 50
     max_series: Annotated[
@@ -443,7 +473,11 @@ def _check_addresses(config: Config) -> None:
     if config.engine.address in seen:
         raise ConfigError("engine.address", f"is this sidecar's own {seen[config.engine.address]}")
     engine = config.engine
-    for key, address in (("address", engine.address), ("health.address", engine.health_address)):
+    for key, address in (
+        ("address", engine.address),
+        ("health.address", engine.health_address),
+        ("metrics.address", engine.metrics_address),
+    ):
         if not address.path and address.port == 0:
             raise ConfigError(f"engine.{key}", "port 0 cannot be connected to")
 

@@ -48,6 +48,8 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "sidecar.net": (PURE | KERNEL | WORLD) - {"sidecar.llm"} | {"sidecar.llm.errors"},
     # Neither the process around it nor the reading of files: it is handed settings and a dialer.
     "sidecar.plane": PURE | KERNEL | WORLD | {"sidecar.stages", "sidecar.net"},
+    "sidecar.learnt": {"sidecar.flow"},
+    "sidecar.standing": {"sidecar.plane"},
     "sidecar.admin_routes": {"sidecar"},
     "sidecar.app": {"sidecar"},
     "sidecar.__main__": {"sidecar"},

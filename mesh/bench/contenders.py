@@ -183,7 +183,7 @@ def sidecar_settings(pod: Pod, admission: Mapping[str, Any], tenants: Sequence[D
         "tenants": list(tenants),
         "admission": dict(admission),
         # Every line would be read by the process that makes the load.
-        "telemetry": {"access_log": "off"},
+        "telemetry": {"access_log": "off", "receipts": 5000},
     }
 
 

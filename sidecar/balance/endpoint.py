@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from sidecar.balance.load import EngineLoad
+
 
 class Endpoint:
     """An address and what is known about it. `healthy` belongs to the active health check."""
 
-    __slots__ = ("healthy", "host", "in_flight", "name", "path", "port", "refused")
+    __slots__ = ("healthy", "host", "in_flight", "load", "name", "path", "port", "refused")
 
     def __init__(self, host: str = "", port: int = 0, path: str = "") -> None:
         self.host = host
@@ -18,4 +20,5 @@ class Endpoint:
             self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.healthy = True
         self.in_flight = 0
+        self.load = EngineLoad()  # what it says of itself
         self.refused = 0  # connections; a reason to check its health at once

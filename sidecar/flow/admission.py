@@ -30,6 +30,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sidecar.flow.anomaly import Anomaly
 from sidecar.flow.fair import ClassQueue
@@ -40,7 +41,7 @@ from sidecar.flow.ticket import DECODE, GONE, INVITED, RUNNING, WAITING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sidecar.flow.controller import Controller
+    from sidecar.flow.controller import Controller, Heard, Window
     from sidecar.flow.ticket import Ticket
 
 _WINDOW_S: Final = 0.5
@@ -94,6 +95,8 @@ class Admission:
         self.invitations = Invitations(len(self.terms), 0.0)
         self.anomaly = Anomaly()
         self.shadow = False
+        self.heard: Heard | None = None  # from the engine, while that is fresh
+        self._preemptions: int | None = None  # that it had counted before
         self._next_victims = 0.0
         self._clear = 0.0  # when the engine will have computed them
         self._credit = [0.0] * len(self.terms)
@@ -102,9 +105,10 @@ class Admission:
         self._custom = [0.0] * len(self.terms)  # and usually
         self._work_part = 1.0  # work for a KV token, on average
         self._fresh_part = 0.5  # prompt tokens for work
-        self._ceilings = [terms.ceiling for terms in self.terms]
+        self.ceilings = [1.0] * len(self.terms)
         self._serial = 0
         self._window = now
+        self._keep_free()
 
     @property
     def in_flight(self) -> int:
@@ -118,6 +122,7 @@ class Admission:
         ticket.serial = self._serial
         self._work_part += (ticket.work / ticket.needs() - self._work_part) * _SLOW
         self._fresh_part += (ticket.fresh / ticket.work - self._fresh_part) * _SLOW
+        self.anomaly.on_arrived(ticket.tenant, ticket.work)
         if not self.queued and self._fits(ticket, ticket.cls, now):
             self._asked[ticket.cls] += ticket.work
             self._enter(ticket, now)
@@ -211,6 +216,7 @@ class Admission:
             self.room -= ticket.room
             if not ticket.first:
                 self.backlog -= ticket.fresh
+                self._clear -= ticket.fresh / self.meter.prompt_rate
             if not self.running:
                 self.room = self.backlog = 0.0  # nor shall rounding be left
             taken = (ticket.fresh if ticket.first else 0.0) + DECODE * ticket.tokens
@@ -243,7 +249,7 @@ class Admission:
         higher = sum(queue.work for queue in self.queues[:cls])
         ahead = higher + own
         prompts = self.backlog_s(now) + (ahead * self._fresh_part + ticket.fresh) / meter.prompt_rate
-        free = max(self.controller.limit * self._ceilings[cls] - self.room, 0.0) * self._work_part
+        free = max(self.controller.limit * self.ceilings[cls] - self.room, 0.0) * self._work_part
         share = self.terms[cls].share
         above = sum(self._demand[:cls])
         if ticket.due - now > _LONG_S:
@@ -301,7 +307,21 @@ class Admission:
 
     def _is_late(self, ticket: Ticket, now: float) -> bool:
         own = ticket.fresh / self.meter.prompt_rate
-        return now + own * (1 - _LEAST_LEFT) > ticket.due
+        return now + self.backlog_s(now) + own * (1 - _LEAST_LEFT) > ticket.due
+
+    def blocked_by(self, cls: int, now: float) -> str | None:
+        """What the next of a class waits for; None: nobody waits, or its turn has come."""
+        head = self.queues[cls].head()
+        if head is None:
+            return None
+        if any(len(queue) for queue in self.queues[:cls]):
+            return "a higher class"
+        if self._fits(head, cls, now):
+            return None
+        if len(self.running) >= self.seats:
+            return "seats"
+        full = self.room + head.needs() > self.controller.limit * self.ceilings[cls]
+        return "room" if full else "prompts that are not computed yet"
 
     def _fits(self, ticket: Ticket, rank: int, now: float) -> bool:
         if not self.running:
@@ -314,7 +334,7 @@ class Admission:
             own = ticket.fresh / self.meter.prompt_rate
             if backlog + min(own, _BIG_PROMPT * terms.backlog_s) > terms.backlog_s:
                 return False
-        return self.room + ticket.needs() <= self.controller.limit * self._ceilings[rank]
+        return self.room + ticket.needs() <= self.controller.limit * self.ceilings[rank]
 
     def _candidates(self, now: float) -> Iterator[tuple[Ticket, int, bool]]:
         """Ticket, as which class it may fill the engine, whether nobody below it may go before it."""
@@ -392,7 +412,8 @@ class Admission:
         seconds = now - self._window
         self._window = now
         objective = min((self.terms[ticket.cls].itl_ms for ticket in self.running), default=1e9)
-        self.controller.on_window(self.meter.close(now, self.running, objective))
+        window = self.meter.close(now, self.running, objective)
+        self.controller.on_window(self._with_what_was_heard(window))
         for demand, constant in ((self._demand, _DEMAND_S), (self._custom, _CUSTOM_S)):
             weight = min(seconds / constant, 1.0)
             for cls, asked in enumerate(self._asked):
@@ -401,10 +422,25 @@ class Admission:
         self._keep_free()
         self.anomaly.close(seconds)
 
+    def _with_what_was_heard(self, window: Window) -> Window:
+        """The engine's own word, where there is one; else what was seen here must do."""
+        heard, before = self.heard, self._preemptions
+        if heard is None:
+            self._preemptions = None
+            return window
+        if heard.kv_tokens:
+            self.controller.learn_capacity(heard.kv_tokens)
+        self._preemptions = heard.preemptions
+        new = 0
+        if heard.preemptions is not None and before is not None:
+            new = max(heard.preemptions - before, 0)  # fewer: it has started anew
+        return replace(window, kv_used=heard.kv_used, preempted=new)
+
     def _keep_free(self) -> None:
         """Lower classes leave room for what higher ones asked for lately, so that these enter at once."""
         rate, ceiling = self.meter.work_rate, 1.0
         for cls, terms in enumerate(self.terms):
-            self._ceilings[cls] = min(terms.ceiling, ceiling)
-            if rate and self._demand[cls]:
-                ceiling -= max(_KEPT * min(terms.share, self._demand[cls] / rate), _LEAST_KEPT)
+            self.ceilings[cls] = min(terms.ceiling, ceiling)
+            wanted = _KEPT * min(terms.share, self._demand[cls] / rate) if rate else 0.0
+            if wanted or not cls:  # the highest may always come
+                ceiling -= max(wanted, _LEAST_KEPT)

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _BYTES: Final = 4.0
 _ANSWER: Final = 300.0
@@ -80,8 +80,8 @@ class Estimates:
             for (tenant, model), known in self._known.items()
         ]  # fmt: skip
 
-    def load(self, rows: list[Mapping[str, Any]]) -> None:
-        """Take what `dump` gave; KeyError, TypeError or ValueError, and nothing is taken, if it is not that."""
+    def load(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take what `dump` gave; raises KeyError, TypeError or ValueError, and takes nothing, if not."""
         found: OrderedDict[tuple[str, str], _Known] = OrderedDict()
         for row in rows[:_MOST_KEYS]:
             known = _Known()

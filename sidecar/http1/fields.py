@@ -46,6 +46,7 @@ _VARYING: Final = frozenset(
     {
         b"baggage",
         b"content-length",
+        b"endpoint-load-metrics",
         b"idempotency-key",
         b"traceparent",
         b"tracestate",
@@ -89,6 +90,7 @@ _NOTED_OF_REQUESTS: Final = _DROPPED_FROM_REQUESTS.union(
         b"api-key",
         b"authorization",
         b"content-type",
+        b"endpoint-load-metrics-format",
         b"grpc-timeout",
         b"max-forwards",
         b"x-api-key",
@@ -99,7 +101,14 @@ _NOTED_OF_REQUESTS: Final = _DROPPED_FROM_REQUESTS.union(
     }
 )
 # Written anew on every answer.
-_DROPPED_FROM_ANSWERS: Final = _HOP_BY_HOP | {b"content-length", b"via", b"x-request-id"}
+_DROPPED_FROM_ANSWERS: Final = _HOP_BY_HOP | {
+    b"content-length",
+    b"endpoint-load-metrics",
+    b"endpoint-load-metrics-bin",
+    b"endpoint-load-metrics-json",
+    b"via",
+    b"x-request-id",
+}
 _NOTED_OF_ANSWERS: Final = _DROPPED_FROM_ANSWERS | {b"content-encoding", b"content-type", b"date"}
 
 # Fields of which a second one would be read differently by different readers.

@@ -23,9 +23,14 @@ _VIA_LINES: Final = {version: b"via: %b\r\n" % via for version, via in VIA.items
 _JSON: Final = b"application/json"
 
 
-def engine_head(x: Exchange, head: ResponseHead, date: Date, *, chunked: bool, close: bool) -> list[bytes]:
-    """The engine's head as the client gets it: framed for this connection, with where the time went."""
-    parts = [status_line(head.status), *head.passing]
+def engine_head(
+    x: Exchange, head: ResponseHead, date: Date, load: bytes, *, chunked: bool, close: bool
+) -> list[bytes]:
+    """The engine's head as the client gets it: framed for this connection, with where the time went.
+
+    `load` is the line of our load report, or nothing.
+    """
+    parts = [status_line(head.status), *head.passing, load]
     if chunked:
         parts.append(b"transfer-encoding: chunked\r\n")
     elif head.length is not None and head.status != 204:
@@ -42,18 +47,19 @@ def engine_head(x: Exchange, head: ResponseHead, date: Date, *, chunked: bool, c
     return parts
 
 
-def own_answer(x: Exchange, reply: Reply, status: int, date: Date, *, close: bool) -> bytes:
-    """A whole refusal, with `status` in place of its usual one."""
+def own_answer(x: Exchange, reply: Reply, status: int, date: Date, load: bytes, *, close: bool) -> bytes:
+    """A whole refusal, with `status` in place of its usual one, or what we say where nothing is refused."""
     refusal = reply.refusal
-    fields = b"%b%b%b%b%b" % (
+    fields = b"%b%b%b%b%b%b" % (
         b"x-headgate-reason: %b\r\n" % refusal.reason.encode() if refusal.reason else b"",
         _returning(refusal, reply.retry_after_s),
         reply.headers,
         date.line(),
+        load,
         _about(x),
     )
     if not refusal.reason:
-        body, content_type = b"", b"text/plain"
+        body, content_type = reply.body, reply.content_type
     elif x.is_openai:
         body, content_type = error_body(refusal, reply.message), _JSON
     else:

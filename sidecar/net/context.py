@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from sidecar.balance.orca import LoadReport
     from sidecar.clock import Clock
     from sidecar.flow.budget import Budget
     from sidecar.http1.forwarded import Trust
@@ -40,6 +41,7 @@ class Context:
         "overload_status",
         "pipeline",
         "places",
+        "report",
         "timeouts",
         "timers",
         "trust",
@@ -51,13 +53,16 @@ class Context:
     timeouts: Timeouts
     trust: Trust
 
-    def __init__(self, clock: Clock, timers: Timers, lifecycle: Lifecycle, bodies: Budget) -> None:
+    def __init__(
+        self, clock: Clock, timers: Timers, lifecycle: Lifecycle, bodies: Budget, report: LoadReport
+    ) -> None:
         self.clock = clock
         self.complaints = Complaints(clock.now)
         self.date = Date(clock.wall)
         self.timers = timers
         self.lifecycle = lifecycle
         self.bodies = bodies  # bytes of them that are held in memory
+        self.report = report  # how full this pod is, for the heads of answers
         self.clients: set[Downstream] = set()
         self.places = Places()  # connections of each address
         self.turned_away = 0  # connections beyond max_connections that are being told so
@@ -71,6 +76,7 @@ class Context:
         self.max_connections = config.max_connections
         self.places.limit = config.max_connections_per_client
         self.overload_status = config.admission.overload_status
+        self.report.turn(config.telemetry.orca == "on")
 
     def enter(self, client: Downstream) -> str | None:
         """Take `client` in, or say why it is one too many."""

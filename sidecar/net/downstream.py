@@ -352,7 +352,9 @@ class Downstream(asyncio.Protocol):
                 and b"content-encoding" not in noted
             )
         self._closing_after(x)
-        return engine_head(x, head, self._context.date, chunked=self.takes_chunks, close=self._closing)
+        context = self._context
+        load = context.report.line(x.responded, request.noted)
+        return engine_head(x, head, context.date, load, chunked=self.takes_chunks, close=self._closing)
 
     def answer(self, x: Exchange, reply: Reply) -> None:
         """Answer in the engine's place, or end an answer that has begun so that nobody takes it for whole."""
@@ -373,9 +375,11 @@ class Downstream(asyncio.Protocol):
             return
         self._closing_after(x)
         self._closing |= reply.refusal.close
-        status = self._context.overload_status if reply.refusal is OVERLOADED else reply.refusal.status
+        context = self._context
+        status = context.overload_status if reply.refusal is OVERLOADED else reply.refusal.status
         x.status = status
-        self._transport.write(own_answer(x, reply, status, self._context.date, close=self._closing))
+        load = context.report.line(context.clock.now(), x.request.noted) if x.is_work else b""
+        self._transport.write(own_answer(x, reply, status, context.date, load, close=self._closing))
         self._end()
 
     def _break_off(self, refusal: Refusal) -> None:

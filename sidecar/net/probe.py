@@ -11,6 +11,7 @@ from sidecar.http1.response import ResponseReader
 
 if TYPE_CHECKING:
     from sidecar.balance.endpoint import Endpoint
+    from sidecar.http1.response import ResponseHead
     from sidecar.llm.models import Catalog
     from sidecar.settings import Address
 
@@ -57,6 +58,12 @@ class HttpProber:
 
 async def fetch(address: Address, path: str, timeout_s: float) -> tuple[int, bytes]:
     """GET `path`: status and body. Raises OSError, TimeoutError or ProtocolError."""
+    head, body = await get(address, path, timeout_s, _MAX_ANSWER)
+    return head.status, body
+
+
+async def get(address: Address, path: str, timeout_s: float, most: int) -> tuple[ResponseHead, bytes]:
+    """GET `path`: head, and body of at most so many bytes. Raises OSError, TimeoutError or ProtocolError."""
     async with asyncio.timeout(timeout_s):
         if address.path:
             reader, writer = await asyncio.open_unix_connection(address.path)
@@ -65,15 +72,15 @@ async def fetch(address: Address, path: str, timeout_s: float) -> tuple[int, byt
         try:
             host = "localhost" if address.path else str(address)
             writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
-            return await _answer(reader)
+            return await _answer(reader, most)
         finally:
             writer.transport.abort()
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+async def _answer(reader: asyncio.StreamReader, most: int) -> tuple[ResponseHead, bytes]:
     response = ResponseReader()
     response.expect(b"GET")
-    body = b""
+    body = bytearray()
     while not response.complete:
         data = await reader.read(65536)
         if not data:
@@ -82,10 +89,10 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
             break
         response.feed(data)
         body += response.take()
-        if len(body) > _MAX_ANSWER:
+        if len(body) > most:
             raise ConnectionAbortedError("the engine's answer is too large")
     assert response.head is not None
-    return response.head.status, body
+    return response.head, bytes(body)
 
 
 async def watch_health(prober: Prober, endpoint: Endpoint, interval_s: float) -> None:

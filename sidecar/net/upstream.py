@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, cast
 
+from sidecar.balance.orca import FIELD, read_report
 from sidecar.errors import (
     FIRST_TOKEN_TIMEOUT,
     INTERNAL,
@@ -274,7 +275,15 @@ class Upstream(asyncio.Protocol):
         self._heard = self._context.clock.now()
         x.responded = self._heard
         x.status = head.status
+        if FIELD in head.noted:
+            self._hear(head.noted[FIELD])
         return head if x.pipeline.response(x) else None
+
+    def _hear(self, value: bytes) -> None:
+        """The engine says how full it is."""
+        report = read_report(value, self._heard)
+        if report is not None:
+            self.endpoint.load.hear(report)
 
     def pause(self) -> None:
         """The client is slow: let the engine feel it."""

@@ -9,6 +9,7 @@ from sidecar.pipeline import Stage
 from sidecar.telemetry.record import Record
 
 if TYPE_CHECKING:
+    from sidecar.balance.orca import LoadReport
     from sidecar.clock import Clock
     from sidecar.exchange import Exchange, Verdict
     from sidecar.telemetry.access_log import AccessLog
@@ -23,11 +24,14 @@ _SIGNS: Final = b"-_.:/+=|"  # beside letters and digits, in request ids that ar
 class Account(Stage):
     """One record and one count for each exchange, whatever became of it."""
 
-    def __init__(self, clock: Clock, metrics: Metrics, log: AccessLog, receipts: Receipts) -> None:
+    def __init__(
+        self, clock: Clock, metrics: Metrics, log: AccessLog, receipts: Receipts, report: LoadReport
+    ) -> None:
         self._clock = clock
         self._series = metrics.series
         self._log = log
         self._receipts = receipts
+        self._report = report
 
     def on_request(self, x: Exchange) -> Verdict:
         given = x.request.noted.get(b"x-request-id")
@@ -58,6 +62,10 @@ class Account(Stage):
             waited if x.parked else None,
             x.bytes_out,
         )
+        if x.is_work and x.dispatched:
+            self._report.answered += 1
+            if x.status >= 500 or (x.reason and x.status < 400):  # or its answer broke off
+                self._report.failed += 1
         # By position, in the order of its fields: names would cost as much again.
         record = Record(
             int((self._clock.wall() - duration) * 1000),

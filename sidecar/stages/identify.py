@@ -1,8 +1,11 @@
-"""Who asks, and for what. Pure parts: `llm`, `http1.forwarded`, `flow.budget`.
+"""Who asks, and for what. Pure parts: `llm`, `http1.forwarded`, `flow.budget`, `balance.engine_page`.
 
 In two halves. The head says who: tenant, address, deadline; a caller who is turned away is
 turned away before the body is sent. The body says what: model, stream, max_tokens, class. While
 the body is still coming the exchange is parked here. Nothing below reads the request again.
+
+The engine's metrics page is answered from here, with our queue in it, so that whoever watches the engine
+sees all who wait; while we have none that is fresh, the engine answers.
 
 Two things are taken here and given back at the end: room for the body, and an alarm for the deadline,
 which ends the exchange wherever it is.
@@ -33,6 +36,7 @@ from sidecar.pipeline import Stage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sidecar.balance.engine_page import EnginePage
     from sidecar.clock import Alarms, Clock
     from sidecar.flow.budget import Budget
     from sidecar.http1.forwarded import Trust
@@ -47,7 +51,7 @@ _MAX_LINE: Final = 256  # longer ones are not worth remembering
 _MAX_REPEAT: Final = 100
 _MAX_ROUNDS: Final = 1  # of a request through here: a peer may have handed it on
 _CHALLENGE: Final = b'www-authenticate: Bearer realm="headgate"\r\n'  # RFC 9110 section 15.5.2
-# OPTIONS with Max-Forwards: 0 asks for what the last one on its way can do: nothing in particular.
+# Nothing is refused, and the engine is not asked.
 _OURS_TO_ANSWER: Final = Refusal("", 200, "")
 
 
@@ -64,6 +68,7 @@ class Identify(Stage):
         lifecycle: Lifecycle,
         bodies: Budget,
         metrics: Metrics,
+        page: EnginePage,
     ) -> None:
         self._clock = clock
         self._alarms = alarms
@@ -87,6 +92,9 @@ class Identify(Stage):
         self._max_body = config.max_body_bytes
         self._longest = config.timeouts.request_s
         self._routes: dict[bytes, tuple[Route, bool]] = {}
+        self._page = page
+        shown = config.engine.metrics
+        self._page_path = shown.path if shown.reexport else None
 
     def on_request(self, x: Exchange) -> Verdict:
         request = x.request
@@ -123,13 +131,7 @@ class Identify(Stage):
             if left <= 0:
                 return Reply(TIMEOUT)
             x.alarm = self._alarms.after(left, self._out_of_time, x)
-        if route.is_buffered:
-            return self._wait_for_body(x)
-        if x.is_work:
-            self._classify(x, None, None)
-        if not request.complete:
-            x.client.want_body(x)
-        return None
+        return self._wait_for_body(x) if route.is_buffered else self._let_through(x)
 
     def _turned_away(self, x: Exchange) -> Reply | None:
         """The answer to what cannot be served here, whoever asks."""
@@ -142,11 +144,24 @@ class Identify(Stage):
         via = noted.get(b"via")
         if via is not None and _rounds(via) > _MAX_ROUNDS:
             return Reply(LOOP)
-        if request.goes_no_further:
+        if request.goes_no_further:  # it asks what the last one on its way can do: nothing in particular
             return Reply(_OURS_TO_ANSWER)
         expect = noted.get(b"expect")
         if expect is not None and expect.lower() != b"100-continue" and request.version == "1.1":
             return Reply(EXPECTATION)
+        return None
+
+    def _let_through(self, x: Exchange) -> Verdict:
+        """What is not read: the engine's matter, but for its metrics page."""
+        request = x.request
+        if x.is_work:
+            self._classify(x, None, None)
+        elif x.path == self._page_path and request.method == b"GET":
+            page = self._page.shown(self._clock.now())
+            if page is not None:
+                return Reply(_OURS_TO_ANSWER, body=page, content_type=self._page.content_type)
+        if not request.complete:
+            x.client.want_body(x)
         return None
 
     def on_complete(self, x: Exchange) -> None:

@@ -119,7 +119,7 @@ PASSED = [
 
 @pytest.mark.parametrize("case", PASSED, ids=lambda case: case.name)
 def test_passed(case: Passed) -> None:
-    wire = Wire()
+    wire = Wire("telemetry: {orca: off}")
     client = wire.client() >> case.sent
     for step in case.answered:
         wire.engine >> step

@@ -150,6 +150,7 @@ def test_rule_01_hop_by_hop_fields_end_here_both_ways() -> None:
     back = client.answer(b"POST")
     assert {name for name, _ in back.fields} == {
         b"a", b"content-length", b"date", b"via", b"x-request-id", b"server-timing",
+            b"endpoint-load-metrics",
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.admin_routes import STUCK_AFTER_S, routes
+from sidecar.balance.load import EngineLoad
 from sidecar.config import decode
 from sidecar.net.admin import AdminReply
 from sidecar.plane import Plane
@@ -121,8 +122,11 @@ def test_the_configuration_is_shown_without_what_opens_doors(admin: Admin) -> No
 def test_endpoints(admin: Admin) -> None:
     admin.app.plane.endpoint.in_flight = 3
     admin.app.plane.endpoint.healthy = False
-    found = admin.json("GET", "/debug/endpoints")
-    assert found == [{"address": "127.0.0.1:8000", "healthy": False, "in_flight": 3}]
+    admin.app.plane.engine_load.hear(EngineLoad(admin.app.plane.clock.now() - 2, kv_used=0.5))
+    (found,) = admin.json("GET", "/debug/endpoints")
+    load = found.pop("load")
+    assert found == {"address": "127.0.0.1:8000", "healthy": False, "in_flight": 3}
+    assert (load["kv_used"], load["waiting"], load["age_s"], load["counted_age_s"]) == (0.5, None, 2.0, None)
 
 
 def test_decisions_are_the_newest_first(admin: Admin) -> None:

@@ -91,7 +91,22 @@ def test_other_checks_of_the_same_engine_begin_anew_and_it_stays_ready(
             await until(lambda: b"GET /well HTTP/1.1" in asked)
             assert app.plane.unready() is None
             assert all(task.cancelled() for task in watchers)
-            assert len(app._watchers) == 2
+            assert len(app._watchers) == 3
+
+    in_loop(scenario())
+
+
+def test_other_looks_at_the_engines_load_begin_anew(pod: Pod) -> None:
+    async def scenario() -> None:
+        async with engine_in(pod) as asked, pod.serving() as app:
+            await until(lambda: b"GET /metrics HTTP/1.1" in asked)
+            pod.write(engine=", metrics: {path: /load}")
+            app.reload()
+            await until(lambda: b"GET /load HTTP/1.1" in asked)
+            pod.write(engine=", metrics: {kind: none}")
+            app.reload()
+            await until(lambda: app.plane.config.engine.metrics.kind == "none")
+            assert len(app._watchers) == 1, "its models"
 
     in_loop(scenario())
 
@@ -104,7 +119,7 @@ def test_without_checks_an_engine_is_taken_as_it_is(pod: Pod, log: pytest.LogCap
             app.reload()
             await until(lambda: "the new configuration is in force" in log.text)
             assert app.plane.unready() is None
-            assert len(app._watchers) == 1, "its models"
+            assert len(app._watchers) == 2, "its models and its load"
 
     in_loop(scenario())
 

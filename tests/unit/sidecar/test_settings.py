@@ -3,7 +3,7 @@
 import pytest
 
 from sidecar.errors import ConfigError
-from sidecar.settings import Address, Config, Engine, Limit, parse_address
+from sidecar.settings import Address, Config, Engine, EngineMetrics, Limit, parse_address
 
 LONGEST = ".".join(["a" * 63] * 3 + ["b" * 61])  # 253 characters
 
@@ -41,6 +41,16 @@ def test_not_addresses(text: str) -> None:
 
 def test_headers_are_case_insensitive() -> None:
     assert Limit(name="a", limit=1, by=("header:X-Team",)).by == ("header:x-team",)
+
+
+def test_the_engines_load_is_asked_of_the_engine_unless_told_otherwise() -> None:
+    address, other = parse_address("127.0.0.1:8000"), parse_address("127.0.0.1:8002")
+    assert Engine(address=address).metrics_address == address
+    engine = Engine(address=address, metrics=EngineMetrics(address=other, interval_s=2))
+    assert (engine.metrics_address, engine.metrics.max_age_s) == (other, 6)
+    nowhere = EngineMetrics(address=parse_address("127.0.0.1:0"))
+    with pytest.raises(ConfigError, match=r"engine\.metrics\.address: port 0"):
+        Config(engine=Engine(address=address, metrics=nowhere))
 
 
 def test_rules_hold_without_a_file() -> None:

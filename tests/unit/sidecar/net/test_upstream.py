@@ -81,7 +81,7 @@ def test_an_absolute_target_replaces_host(target: str, sent: bytes, host: bytes)
 
 
 def test_an_answer_passes_with_where_the_time_went() -> None:
-    wire = Wire("admission: {max_in_flight: 1}")
+    wire = Wire("admission: {max_in_flight: 1}\ntelemetry: {orca: off}")
     first = wire.client() >> post()
     second = wire.client() >> post()
     wire.advance(2)

@@ -1,5 +1,6 @@
 """Requests for the stages, without a connection they could come from."""
 
+from sidecar.balance.engine_page import EnginePage
 from sidecar.config import decode
 from sidecar.exchange import Exchange, Reply
 from sidecar.flow.budget import Budget
@@ -11,6 +12,7 @@ from sidecar.net.timers import Timers
 from sidecar.pipeline import Pipeline, Ready, Stage
 from sidecar.settings import Timeouts
 from sidecar.stages.identify import Identify
+from sidecar.telemetry.metrics import Metrics
 from tests.harness.clock import FakeClock
 
 CHAT = "/v1/chat/completions"
@@ -109,7 +111,12 @@ class Desk(Asker):
         clock = FakeClock()
         timers = Timers(clock.now)
         trust = Trust(settings.trusted_proxies)
-        stage = Identify(settings, clock, timers, self.catalog, trust, self.lifecycle, self.bodies)
+        self.queued = 0
+        self.page = EnginePage(lambda: self.queued, settings.engine.metrics.max_age_s)
+        self.metrics = Metrics("test", 10)
+        stage = Identify(
+            settings, clock, timers, self.catalog, trust, self.lifecycle, self.bodies, self.metrics, self.page
+        )
         super().__init__(stage, *behind, clock=clock, timers=timers)
 
 

@@ -7,6 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from sidecar.balance.endpoint import Endpoint
+from sidecar.balance.load import Occupancy
+from sidecar.balance.orca import LoadReport
 from sidecar.errors import CLIENT_GONE, MALFORMED, QUEUE_FULL
 from sidecar.exchange import Exchange, Reply
 from sidecar.stages.account import Account
@@ -23,7 +25,9 @@ class Rig(Asker):
         self.metrics = Metrics("test", 10)
         self.log = AccessLog("all", 1.0, 1 << 20)
         self.receipts = Receipts(10)
-        super().__init__(Account(clock, self.metrics, self.log, self.receipts), clock=clock)
+        self.report = LoadReport(lambda: Occupancy(0, 0, 0.0), clock.now())
+        account = Account(clock, self.metrics, self.log, self.receipts, self.report)
+        super().__init__(account, clock=clock)
 
     def begin(self, *fields: str) -> Exchange:
         """A request that later stages have read."""
@@ -162,3 +166,33 @@ def test_another_is_replaced(given: str) -> None:
 def test_everybody_has_an_id_of_its_own() -> None:
     rig = Rig()
     assert [rig.ask().request_id for _ in range(2)] == [b"%032x" % 1, b"%032x" % 2]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "counted"),
+    [
+        (200, "", (1, 0)),
+        (400, "", (1, 0)),
+        (499, "client_gone", (1, 0)),
+        (500, "", (1, 1)),
+        (502, "upstream_reset", (1, 1)),
+        (200, "stalled", (1, 1)),
+    ],
+)
+def test_what_the_engine_did_counts_in_the_load_report(
+    status: int, reason: str, counted: tuple[int, int]
+) -> None:
+    rig = Rig()
+    x = rig.begin()
+    x.is_work, x.dispatched, x.status, x.reason = True, 5.0, status, reason
+    x.pipeline.complete(x)
+    assert (rig.report.answered, rig.report.failed) == counted
+
+
+@pytest.mark.parametrize(("is_work", "dispatched"), [(True, 0.0), (False, 5.0)])
+def test_neither_a_refusal_nor_what_is_no_work_does(is_work: bool, dispatched: float) -> None:
+    rig = Rig()
+    x = rig.begin()
+    x.is_work, x.dispatched, x.status = is_work, dispatched, 503
+    x.pipeline.complete(x)
+    assert (rig.report.answered, rig.report.failed) == (0, 0)

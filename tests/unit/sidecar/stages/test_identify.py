@@ -385,3 +385,61 @@ def test_what_is_remembered_of_targets_is_bounded_and_stays_right() -> None:
     assert rig.ask(method="GET", target="/1").path == "/1"
     assert not rig.ask(method="GET").is_work, "the method is remembered with the target"
     assert rig.ask().is_work
+
+
+# The engine's metrics page.
+
+PAGE = b'vllm:num_requests_waiting{engine="0"} 2.0\n'
+TEXT = b"text/plain; version=0.0.4"
+
+
+def shown(desk: Desk, *fields: str, target: str = "/metrics", method: str = "GET") -> bytes | None:
+    """What is answered for the engine; None when it is asked."""
+    x = desk.ask(*fields, method=method, target=target, body=b"")
+    return None if x in desk.forwarded else desk.answers[x].body
+
+
+def test_the_engines_page_is_answered_with_our_queue_in_it_while_it_is_fresh() -> None:
+    desk = Desk(engine=", metrics: {interval_s: 2}")
+    assert shown(desk) is None
+    desk.page.take(PAGE, TEXT, desk.clock.now())
+    desk.queued = 5
+    for target in ("/metrics", "/metrics?x=1", "/metrics/"):
+        assert shown(desk, target=target) == PAGE.replace(b"2.0", b"7.0")
+    (*_, reply) = desk.answers.values()
+    assert (reply.refusal.status, reply.refusal.reason, reply.content_type) == (200, "", TEXT)
+    desk.pass_time(6.0)
+    assert shown(desk) is not None
+    desk.pass_time(0.125)
+    assert shown(desk) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("POST", "/metrics"), ("HEAD", "/metrics"), ("GET", "/metricsx")]
+)
+def test_nothing_else_is(method: str, target: str) -> None:
+    desk = Desk()
+    desk.page.take(PAGE, TEXT, desk.clock.now())
+    assert shown(desk, method=method, target=target) is None
+
+
+def test_the_page_is_where_the_engine_has_it() -> None:
+    desk = Desk(engine=", metrics: {path: /prometheus/metrics}")
+    desk.page.take(PAGE, TEXT, desk.clock.now())
+    assert shown(desk) is None
+    assert shown(desk, target="/prometheus/metrics") == PAGE
+
+
+def test_the_page_can_be_left_to_the_engine() -> None:
+    desk = Desk(engine=", metrics: {reexport: false}")
+    desk.page.take(PAGE, TEXT, desk.clock.now())
+    assert shown(desk) is None
+
+
+def test_the_page_is_for_those_who_may_ask() -> None:
+    desk = Desk("unknown_keys: reject")
+    desk.page.take(PAGE, TEXT, desk.clock.now())
+    assert desk.reason(desk.ask(method="GET", target="/metrics", body=b"")) == "unauthenticated"
+    desk = Desk(engine=", metrics: {}, deny_paths: [/metrics]")
+    desk.page.take(PAGE, TEXT, desk.clock.now())
+    assert desk.reason(desk.ask(method="GET", target="/metrics", body=b"")) == "forbidden"
