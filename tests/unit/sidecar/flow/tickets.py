@@ -26,11 +26,12 @@ def ticket(cls: int = HIGH, tenant: str = "a", **changes: Any) -> Ticket:
 
 
 def gate(seats: int = 1, *, max_queue: int = 1000, capacity: float = 1e9, **changes: Any) -> Admission:
-    """As many `seats` as a test wants to fill, and memory for everything, unless it says otherwise."""
+    """As many `seats` as a test wants to fill; memory for everything, and prompts take no time."""
     terms = changes.pop("terms", TERMS)
     found = Admission(
         terms, Controller(capacity, known=True, fraction=1.0), now=0.0, seats=seats, max_queue=max_queue
     )
+    found.meter.prompt_rate = 1e12
     for name, value in changes.items():
         setattr(found, name, value)
     return found
