@@ -82,7 +82,8 @@ def after(work: Callable[[float], float]) -> Controller:
     controller = Controller(1000.0, known=True, fraction=0.6)
     for _ in range(200):
         running = random.uniform(20.0, 80.0)
-        controller.on_window(window(bound=True, running=running, work=work(running) * random.uniform(0.9, 1.1)))
+        noisy = work(running) * random.uniform(0.9, 1.1)
+        controller.on_window(window(bound=True, running=running, work=noisy))
     return controller
 
 
