@@ -22,7 +22,8 @@ become too late is refused when it is its turn. Nobody is refused before a rate 
 that is full drops its least important for a more important newcomer.
 
 Where a higher class is blocked although lower work has no first token yet, that work is a victim: it goes
-back to its place in the queue, two at a time, and the next ones when the room of the last is free.
+back to its place in the queue, two at a time, and the next ones when the room of the last is free. Nobody
+gives way twice, or a long prompt would never be done; and what entered by the guaranteed share stays.
 """
 
 from __future__ import annotations
@@ -151,6 +152,7 @@ class Admission:
     def requeue(self, ticket: Ticket, now: float) -> None:
         """A ticket that has run waits again, before others: it lost its turn through no fault of its own."""
         ticket.tier = INVITED
+        ticket.stays = True
         ticket.due = max(ticket.due, now + self.terms[ticket.cls].wait_s)
         ticket.first = 0.0
         ticket.tokens = ticket.seen = ticket.marked = 0
@@ -174,7 +176,7 @@ class Admission:
             if head is None or now - head.queued < _BLOCKED_S or self._fits(head, cls, now):
                 continue
             lower = [ticket for ticket in self.running if ticket.cls > cls]
-            found = [ticket for ticket in lower if not ticket.first]
+            found = [ticket for ticket in lower if not (ticket.first or ticket.stays)]
             if not found and started:
                 found = [ticket for ticket in lower if ticket.cls == len(self.terms) - 1]
             if found:
@@ -197,6 +199,7 @@ class Admission:
                     ticket.state = GONE
                     self.anomaly.on_refused(ticket.tenant, ticket.work)
                 else:
+                    ticket.stays |= not must_fit
                     self._enter(ticket, now)
                 return ticket
             if must_fit:
@@ -294,6 +297,8 @@ class Admission:
 
     def _make_place(self, ticket: Ticket) -> bool:
         """Drop who is less important than `ticket`, until it has a place."""
+        if ticket.size > self.max_bytes:
+            return False
         for cls in range(len(self.queues) - 1, ticket.cls - 1, -1):
             while (last := self.queues[cls].last()) is not None:
                 if cls == ticket.cls and last.tier <= ticket.tier:

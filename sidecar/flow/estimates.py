@@ -26,7 +26,7 @@ _SANE_BYTES: Final = (0.5, 16.0)
 
 
 class _Known:
-    """What is known of one tenant's requests to a model; without a `model` behind it, of all of that model's."""
+    """What is known of one tenant's requests to a model or, without `model`, of all to it."""
 
     __slots__ = ("answer", "bytes", "cached", "model", "n")
 

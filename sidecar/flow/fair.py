@@ -6,7 +6,8 @@ tier the tenant that has had the least service goes first, by the virtual token 
 
     counter += work / weight                       when a request is dispatched, by its expected work,
                                                    and by what it took beyond that, when it ends
-    counter  = max(own, that of who was served last)   when a tenant comes back: idling saves nothing up
+    counter  = max(own, min(that of who was served last, the least of those who wait))
+                                                  when a tenant comes back: idling saves nothing up
 
 so that of two tenants which both always wait, neither gets ahead of the other by more than the work of two
 largest requests. All lists are sorted and small to move, so that whoever leaves is unlinked at once: there
@@ -92,7 +93,7 @@ class ClassQueue:
         account = self._account(ticket)
         line = account.lines[ticket.tier]
         if not account.waiting:
-            account.counter = max(account.counter, self._virtual)
+            account.counter = max(account.counter, self._floor())
         account.waiting += 1
         if not line:
             insort(self._active[ticket.tier], (account.counter, account.name, account))
@@ -118,16 +119,22 @@ class ClassQueue:
     def serve(self, ticket: Ticket) -> None:
         """`ticket`, which does not wait, is dispatched: its tenant is charged what it is expected to cost."""
         account = self._accounts.get(ticket.tenant) or self._account(ticket)
+        if not account.waiting:
+            account.counter = max(account.counter, self._floor())
         if account.counter > self._virtual:
             self._virtual = account.counter
-        elif not account.waiting:
-            account.counter = self._virtual
         self._move(account, ticket.work / ticket.weight)
 
     def settle(self, ticket: Ticket, work: float) -> None:
         """`ticket` has ended and took `work` in all."""
         account = self._accounts.get(ticket.tenant) or self._account(ticket)
         self._move(account, (work - ticket.work) / ticket.weight)
+
+    def _floor(self) -> float:
+        """Where whoever comes back begins: where the others are, of whom some may have got something back."""
+        if not self._arrivals:
+            return self._virtual
+        return min((self._virtual, *(active[0][0] for active in self._active if active)))
 
     def _move(self, account: Account, by: float) -> None:
         if not account.waiting:
@@ -165,7 +172,7 @@ class ClassQueue:
         if account is None:
             if len(self._accounts) >= _MAX_ACCOUNTS:
                 self._accounts = {name: one for name, one in self._accounts.items() if one.waiting}
-            account = self._accounts[ticket.tenant] = Account(ticket.tenant, ticket.weight, self._virtual)
+            account = self._accounts[ticket.tenant] = Account(ticket.tenant, ticket.weight, 0.0)
         account.weight = ticket.weight
         return account
 

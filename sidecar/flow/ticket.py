@@ -38,6 +38,7 @@ class Ticket(Struct, eq=False):
     came: float  # when the caller first asked, wherever that was
     due: float  # when its first token should be there
     tier: int = FIRST
+    stays: bool = False  # gives way to nobody: it has done so once, or runs by its class's guaranteed share
     steady: bool = True  # its tokens are seen as they come: it streams
     size: int = 0  # bytes held for it while it waits
 

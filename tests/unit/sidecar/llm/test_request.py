@@ -1,8 +1,20 @@
 """What is read of a request's target and body, whatever callers write there."""
 
-import pytest
+import json
 
-from sidecar.llm.request import MAX_TOKENS, Asked, Route, read
+import pytest
+from msgspec.structs import replace
+
+from sidecar.llm.request import (
+    HIGHEST,
+    LOWEST,
+    MAX_TOKENS,
+    OWN,
+    Asked,
+    Route,
+    read,
+    with_priority,
+)
 
 
 @pytest.mark.parametrize(
@@ -13,12 +25,12 @@ from sidecar.llm.request import MAX_TOKENS, Asked, Route, read
         (b'{"max_tokens": 7}', Asked(max_tokens=7)),
         (b'{"max_completion_tokens": 8, "max_tokens": 7}', Asked(max_tokens=8)),
         (b'{"max_output_tokens": 9}', Asked(max_tokens=9)),
-        (b'{"service_tier": "priority"}', Asked(cls="premium")),
-        (b'{"service_tier": "flex"}', Asked(cls="batch")),
-        (b'{"service_tier": "default"}', Asked(cls="own")),
-        (b'{"service_tier": "auto"}', Asked(cls="own")),
+        (b'{"service_tier": "priority"}', Asked(cls=HIGHEST)),
+        (b'{"service_tier": "flex"}', Asked(cls=LOWEST)),
+        (b'{"service_tier": "default"}', Asked(cls=OWN)),
+        (b'{"service_tier": "auto"}', Asked(cls=OWN)),
         (b'{"model": "a", "model": "b"}', Asked("b")),
-        (b'{"model": "\\u00fc", "messages": [{"role": "user", "content": "{}"}]}', Asked("ü")),
+        (b'{"model": "\\u00fc", "messages": [{"role": "user", "content": "{}"}]}', Asked("ü", size=35)),
     ],
 )
 def test_reads_five_members(body: bytes, asked: Asked) -> None:
@@ -36,7 +48,7 @@ def test_reads_five_members(body: bytes, asked: Asked) -> None:
     ],
 )
 def test_members_of_other_types_are_the_engines_to_complain_about(body: bytes) -> None:
-    assert read(body) == Asked()
+    assert replace(read(body), odd=False) == Asked()
 
 
 @pytest.mark.parametrize(
@@ -59,7 +71,7 @@ def test_members_of_other_types_are_the_engines_to_complain_about(body: bytes) -
     ids=range(13),
 )
 def test_what_is_not_the_json_we_expect_says_nothing(body: bytes) -> None:
-    assert read(body) == Asked()
+    assert read(body) == Asked(size=len(body))
 
 
 @pytest.mark.parametrize("digits", ["1" + "0" * 8, "9" * 19, "9" * 30, "9" * 300, "9" * 5000, "1e9", "1e400"])
@@ -135,3 +147,87 @@ def test_what_is_work(
 ) -> None:
     found = route(target, method)
     assert (found.is_work, found.is_buffered, found.is_openai) == (is_work, is_buffered, is_openai)
+
+
+def test_the_size_is_that_of_the_text_wherever_it_is() -> None:
+    text = b'"' + b"word " * 200 + b'"'
+    for member in (b"messages", b"prompt", b"input"):
+        body = b'{"model": "a", "%b": %b, "metadata": %b}' % (member, text, text)
+        assert read(body).size == len(text)
+    assert read(b'{"prompt": %b, "input": %b}' % (text, text)).size == 2 * len(text)
+
+
+def test_a_body_that_cannot_be_read_counts_whole() -> None:
+    assert read(b"x" * 1000).size == 1000
+
+
+def test_media_count_for_what_they_cost_rather_than_for_their_bytes() -> None:
+    text = "word " * 1000
+    url = "data:image/png;base64," + "A" * 1_000_000
+    sound = "UklGR" + "b" * 1_000_000
+    body = json.dumps({"messages": [{"content": [text, {"url": url}, {"data": sound}]}]}).encode()
+    plain = read(json.dumps({"messages": [{"content": [text]}]}).encode()).size
+    assert plain + 2000 < read(body).size < plain + 20_000
+
+
+def test_long_text_is_no_medium() -> None:
+    text = "word, " * 100_000
+    assert read(json.dumps({"prompt": text}).encode()).size > 600_000
+
+
+@pytest.mark.parametrize(
+    ("n", "answers"),
+    [(1, 1), (3, 3), (0, 1), (-2, 1), (10**9, 128), (2.0, 1), ("3", 1), (True, 1), (None, 1), ([2], 1)],
+)
+def test_how_many_answers_are_wanted(n: object, answers: int) -> None:
+    assert read(json.dumps({"n": n}).encode()).answers == answers
+
+
+@pytest.mark.parametrize(
+    ("tokens", "odd"),
+    [
+        (None, False),
+        (1, False),
+        (10_000_000, False),
+        (10_000_001, True),
+        (-1, True),
+        ("7", True),
+        (7.5, True),
+        (True, True),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_said_to_be_odd(tokens: object, odd: bool) -> None:
+    assert read(json.dumps({"max_tokens": tokens}).encode()).odd == odd
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b" { } ",
+        b'{"model": "a", "messages": [{"content": "priority"}]}',
+        b'{"priority": 7, "model": "a"}',
+        b'{"model": "a", "priority": -7, "x": {"priority": 1}}',
+        b'{"priority": "high"}',
+        b'{"x": {"priority": 1}}',
+        b'{"priority": 1, "priority": 2}',
+    ],
+    ids=range(8),
+)
+def test_the_priority_is_ours_and_all_else_the_callers(body: bytes) -> None:
+    said = json.loads(with_priority(body, 2))
+    assert said.pop("priority") == 2
+    asked = json.loads(body)
+    asked.pop("priority", None)
+    assert said == asked
+
+
+def test_a_priority_is_said_once() -> None:
+    """Engines differ in which of two they believe."""
+    for body in (b'{"priority": 1, "priority": 2}', b'{"a": 1, "priority": 3}', b"{}"):
+        assert with_priority(body, 0).count(b'"priority"') == 1
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"not json", b'{"a": '])
+def test_a_body_that_is_no_object_stays_as_it_is(body: bytes) -> None:
+    assert with_priority(body, 1) == body
