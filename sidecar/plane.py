@@ -234,7 +234,7 @@ def _terms(config: Config) -> tuple[Terms, ...]:
         Terms(
             share=one.share,
             ceiling=one.ceiling,
-            wait_s=one.wait_s,
+            wait_s=config.admission.queue_timeout_s or one.wait_s,
             backlog_s=_BACKLOG_S[min(rank, len(_BACKLOG_S) - 1)],
             itl_ms=one.itl_ms,
         )

@@ -163,7 +163,8 @@ class Admission:
         """Seconds after which a refused caller should come back, by `latest`; None: there is no use."""
         if ticket.tenant in self.anomaly.held:
             return None
-        earliest = now + max(ticket.predicted - self.terms[ticket.cls].wait_s, 0.0)
+        patience = min(self.terms[ticket.cls].wait_s, ticket.due - ticket.came)
+        earliest = now + max(ticket.predicted - patience, 0.0)
         rate = self.work_rate_of(ticket.cls)
         return self.invitations.book(ticket.cls, ticket.work, rate, now, earliest, latest)
 
@@ -255,7 +256,9 @@ class Admission:
         higher = sum(queue.work for queue in self.queues[:cls])
         ahead = higher + own
         prompts = self.backlog_s(now) + (ahead * self._fresh_part + ticket.fresh) / meter.prompt_rate
-        free = max(self.controller.limit * self.ceilings[cls] - self.room, 0.0) * self._work_part
+        free = 0.0
+        if len(self.running) < self.seats:
+            free = max(self.controller.limit * self.ceilings[cls] - self.room, 0.0) * self._work_part
         share = self.terms[cls].share
         above = sum(self._demand[:cls])
         if ticket.due - now > _LONG_S:
