@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _STOCK_S: Final = 0.1  # between two looks at what runs
 _KV_TOKENS: Final = 120_000  # until somebody says how many there are
-_BACKLOG_S: Final = (0.35, 0.15, 0.06)  # of prompts that a class may add to; the last for all further
+_BACKLOG_S: Final = (0.35, 0.2)  # of prompts that a class may add to; the last for all further
 _ACCESS_LOG_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -79,7 +79,7 @@ class Plane:
         page = self.page if same else self._page(config.engine)
         trust = Trust(config.trusted_proxies)
         self._admit = admit = Admit(
-            config, self.admission, self.estimates, self.metrics, self.clock, self.timers, at=2
+            config, self.admission, self.estimates, endpoint.load, self.metrics, self.clock, self.timers, at=2
         )
         pipeline = self._pipeline(config, endpoint, page, trust, admit)
         self.config = config

@@ -22,7 +22,8 @@ become too late is refused when it is its turn. Nobody is refused before a rate 
 that is full drops its least important for a more important newcomer.
 
 Where a higher class is blocked although lower work has no first token yet, that work is a victim: it goes
-back to its place in the queue, two at a time, and the next ones when the room of the last is free.
+back to its place in the queue, two at a time, and the next ones when the room of the last is free. Nobody
+gives way twice, or a long prompt would never be done; and what entered by the guaranteed share stays.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sidecar.flow.anomaly import Anomaly
 from sidecar.flow.fair import ClassQueue
@@ -40,7 +42,7 @@ from sidecar.flow.ticket import DECODE, GONE, INVITED, RUNNING, WAITING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sidecar.flow.controller import Controller
+    from sidecar.flow.controller import Controller, Heard, Window
     from sidecar.flow.ticket import Ticket
 
 _WINDOW_S: Final = 0.5
@@ -94,6 +96,8 @@ class Admission:
         self.invitations = Invitations(len(self.terms), 0.0)
         self.anomaly = Anomaly()
         self.shadow = False
+        self.heard: Heard | None = None  # from the engine, while that is fresh
+        self._preemptions: int | None = None  # that it had counted before
         self._next_victims = 0.0
         self._clear = 0.0  # when the engine will have computed them
         self._credit = [0.0] * len(self.terms)
@@ -115,12 +119,15 @@ class Admission:
 
     def arrive(self, ticket: Ticket, now: float) -> int:
         """ENTERED, QUEUED, DOOMED (it would come too late) or FULL; after the last two nothing is held."""
-        self._serial += 1
-        ticket.serial = self._serial
-        self._work_part += (ticket.work / ticket.needs() - self._work_part) * _SLOW
-        self._fresh_part += (ticket.fresh / ticket.work - self._fresh_part) * _SLOW
+        self._serial = ticket.serial = self._serial + 1
+        fresh = ticket.fresh
+        ticket.work = work = fresh + DECODE * ticket.answer
+        ticket.room = room = ticket.needs()
+        self._work_part += (work / room - self._work_part) * _SLOW
+        self._fresh_part += (fresh / work - self._fresh_part) * _SLOW
+        self.anomaly.on_arrived(ticket.tenant, work)
         if not self.queued and self._fits(ticket, ticket.cls, now):
-            self._asked[ticket.cls] += ticket.work
+            self._asked[ticket.cls] += work
             self._enter(ticket, now)
             return ENTERED
         outcome = self._judge(ticket, now)
@@ -145,9 +152,11 @@ class Admission:
     def requeue(self, ticket: Ticket, now: float) -> None:
         """A ticket that has run waits again, before others: it lost its turn through no fault of its own."""
         ticket.tier = INVITED
+        ticket.stays = True
         ticket.due = max(ticket.due, now + self.terms[ticket.cls].wait_s)
         ticket.first = 0.0
         ticket.tokens = ticket.seen = ticket.marked = 0
+        ticket.room = ticket.needs()
         self._queue(ticket, now)
 
     def invite(self, ticket: Ticket, now: float, latest: float) -> float | None:
@@ -168,7 +177,7 @@ class Admission:
             if head is None or now - head.queued < _BLOCKED_S or self._fits(head, cls, now):
                 continue
             lower = [ticket for ticket in self.running if ticket.cls > cls]
-            found = [ticket for ticket in lower if not ticket.first]
+            found = [ticket for ticket in lower if not (ticket.first or ticket.stays)]
             if not found and started:
                 found = [ticket for ticket in lower if ticket.cls == len(self.terms) - 1]
             if found:
@@ -191,6 +200,7 @@ class Admission:
                     ticket.state = GONE
                     self.anomaly.on_refused(ticket.tenant, ticket.work)
                 else:
+                    ticket.stays |= not must_fit
                     self._enter(ticket, now)
                 return ticket
             if must_fit:
@@ -265,7 +275,9 @@ class Admission:
         By what it was given at the rate it has, from one first token to the next; but not less than a part
         of what is known to be open, for an engine may be slower than it was.
         """
-        return max(self._clear - now, self.backlog * _UNSEEN / self.meter.prompt_rate)
+        left = self._clear - now
+        unseen = self.backlog * _UNSEEN / self.meter.prompt_rate
+        return left if left > unseen else unseen
 
     def work_rate_of(self, cls: int) -> float:
         """Work a second that is there for a class, when it and all above it ask."""
@@ -314,7 +326,7 @@ class Admission:
 
     def _is_late(self, ticket: Ticket, now: float) -> bool:
         own = ticket.fresh / self.meter.prompt_rate
-        return now + own * (1 - _LEAST_LEFT) > ticket.due
+        return now + self.backlog_s(now) + own * (1 - _LEAST_LEFT) > ticket.due
 
     def blocked_by(self, cls: int, now: float) -> str | None:
         """What the next of a class waits for; None: nobody waits, or its turn has come."""
@@ -327,21 +339,22 @@ class Admission:
             return None
         if len(self.running) >= self.seats:
             return "seats"
-        full = self.room + head.needs() > self.controller.limit * self.ceilings[cls]
+        full = self.room + head.room > self.controller.limit * self.ceilings[cls]
         return "room" if full else "prompts that are not computed yet"
 
     def _fits(self, ticket: Ticket, rank: int, now: float) -> bool:
-        if not self.running:
+        running = len(self.running)
+        if not running:
             return True
-        terms = self.terms[rank]
-        if len(self.running) >= self.seats:
+        if running >= self.seats:
             return False
+        terms = self.terms[rank]
         backlog = self.backlog_s(now)
         if backlog:
             own = ticket.fresh / self.meter.prompt_rate
             if backlog + min(own, _BIG_PROMPT * terms.backlog_s) > terms.backlog_s:
                 return False
-        return self.room + ticket.needs() <= self.controller.limit * self.ceilings[rank]
+        return self.room + ticket.room <= self.controller.limit * self.ceilings[rank]
 
     def _candidates(self, now: float) -> Iterator[tuple[Ticket, int, bool]]:
         """Ticket, as which class it may fill the engine, whether nobody below it may go before it."""
@@ -382,12 +395,12 @@ class Admission:
     def _enter(self, ticket: Ticket, now: float) -> None:
         ticket.state = RUNNING
         ticket.dispatched = now
-        ticket.room = ticket.needs()
         self.running[ticket] = None
         self.room += ticket.room
-        self.backlog += ticket.fresh
-        self._clear = max(self._clear, now) + ticket.fresh / self.meter.prompt_rate
-        ticket.ahead = (self._clear - now) * self.meter.prompt_rate
+        fresh, rate, clear = ticket.fresh, self.meter.prompt_rate, self._clear
+        self.backlog += fresh
+        self._clear = clear = (clear if clear > now else now) + fresh / rate
+        ticket.ahead = (clear - now) * rate
         work, cls = ticket.work, ticket.cls
         self.queues[cls].serve(ticket)
         if self.queued:
@@ -419,7 +432,8 @@ class Admission:
         seconds = now - self._window
         self._window = now
         objective = min((self.terms[ticket.cls].itl_ms for ticket in self.running), default=1e9)
-        self.controller.on_window(self.meter.close(now, self.running, objective))
+        window = self.meter.close(now, self.running, objective)
+        self.controller.on_window(self._with_what_was_heard(window))
         for demand, constant in ((self._demand, _DEMAND_S), (self._custom, _CUSTOM_S)):
             weight = min(seconds / constant, 1.0)
             for cls, asked in enumerate(self._asked):
@@ -427,6 +441,20 @@ class Admission:
         self._asked = [0.0] * len(self.terms)
         self._keep_free()
         self.anomaly.close(seconds)
+
+    def _with_what_was_heard(self, window: Window) -> Window:
+        """The engine's own word, where there is one; else what was seen here must do."""
+        heard, before = self.heard, self._preemptions
+        if heard is None:
+            self._preemptions = None
+            return window
+        if heard.kv_tokens:
+            self.controller.learn_capacity(heard.kv_tokens)
+        self._preemptions = heard.preemptions
+        new = 0
+        if heard.preemptions is not None and before is not None:
+            new = max(heard.preemptions - before, 0)  # fewer: it has started anew
+        return replace(window, kv_used=heard.kv_used, preempted=new)
 
     def _keep_free(self) -> None:
         """Lower classes leave room for what higher ones asked for lately, so that these enter at once."""

@@ -48,6 +48,14 @@ class Window(Struct, frozen=True, kw_only=True):
     kv_used: float | None = None  # 0 to 1
 
 
+class Heard(Struct, frozen=True, kw_only=True):
+    """What the engine says of itself, when that is fresh. None: it does not say."""
+
+    kv_used: float | None = None  # 0 to 1
+    kv_tokens: int | None = None  # that its cache holds
+    preemptions: int | None = None  # since it started
+
+
 class Controller:
     """`limit` in KV tokens, of `capacity`."""
 

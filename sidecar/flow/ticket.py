@@ -38,9 +38,11 @@ class Ticket(Struct, eq=False):
     came: float  # when the caller first asked, wherever that was
     due: float  # when its first token should be there
     tier: int = FIRST
+    stays: bool = False  # gives way to nobody: it has done so once, or runs by its class's guaranteed share
     steady: bool = True  # its tokens are seen as they come: it streams
     size: int = 0  # bytes held for it while it waits
 
+    work: float = 0.0  # expected engine time of all of it; set when it arrives
     state: int = NEW
     serial: int = 0  # order of arrival
     queued: float = 0.0
@@ -53,11 +55,6 @@ class Ticket(Struct, eq=False):
     seen: int = 0  # of them counted by the meter
     marked: int = 0  # of them counted when the meter's window began
     room: float = 0.0  # what it holds in the ledger
-
-    @property
-    def work(self) -> float:
-        """Expected engine time of all of it."""
-        return self.fresh + DECODE * self.answer
 
     def needs(self) -> float:
         """KV tokens to set aside for it, as far as can be told by now."""

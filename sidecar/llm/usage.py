@@ -18,9 +18,13 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
+    prompt_tokens: int | None = None
     completion_tokens: int = 0
     prompt_tokens_details: _Details | None = None
+    # The same in /v1/responses.
+    input_tokens: int | None = None
+    output_tokens: int = 0
+    input_tokens_details: _Details | None = None
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -45,13 +49,15 @@ def read_usage(tail: bytes) -> Usage | None:
     end = _end(tail, start)
     try:
         found = _decode(tail[start:end])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    details = found.prompt_tokens_details
+    prompt, answer, details = found.prompt_tokens, found.completion_tokens, found.prompt_tokens_details
+    if prompt is None:
+        prompt, answer, details = found.input_tokens, found.output_tokens, found.input_tokens_details
     cached = (details.cached_tokens or 0) if details is not None else 0
-    if min(found.prompt_tokens, found.completion_tokens, cached) < 0:
+    if prompt is None or min(prompt, answer, cached) < 0:
         return None
-    return Usage(found.prompt_tokens, min(cached, found.prompt_tokens), found.completion_tokens)
+    return Usage(prompt, min(cached, prompt), answer)
 
 
 def _end(text: bytes, start: int) -> int:

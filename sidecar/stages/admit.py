@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.errors import OVERLOADED, PREEMPTED, QUEUE_FULL, QUEUE_TIMEOUT
 from sidecar.exchange import FORWARDED, PARKED, WAITING, Exchange, Reply, Verdict
 from sidecar.flow.admission import ENTERED, FULL, QUEUED
+from sidecar.flow.controller import Heard
 from sidecar.flow.invitations import fingerprint
 from sidecar.flow.ticket import FIRST, GONE, INVITED, REPEAT, Ticket
 from sidecar.flow.ticket import RUNNING as ADMITTED
@@ -24,6 +25,7 @@ from sidecar.llm.usage import read_usage
 from sidecar.pipeline import Stage
 
 if TYPE_CHECKING:
+    from sidecar.balance.load import EngineLoad
     from sidecar.clock import Alarms, Clock
     from sidecar.errors import Refusal
     from sidecar.flow.admission import Admission
@@ -43,6 +45,7 @@ class Admit(Stage):
         config: Config,
         admission: Admission,
         estimates: Estimates,
+        load: EngineLoad,
         metrics: Metrics,
         clock: Clock,
         alarms: Alarms,
@@ -57,6 +60,9 @@ class Admit(Stage):
         self._tells_engine = config.engine.priority == "on"
         self._admission = admission
         self._estimates = estimates
+        self._load = load
+        self._max_age = config.engine.metrics.max_age_s
+        self._kv_tokens = config.engine.kv_tokens
         self._metrics = metrics
         self._clock = clock
         self._alarms = alarms
@@ -123,6 +129,15 @@ class Admit(Stage):
         for ticket in admission.running:
             if ticket.steady:
                 ticket.tokens = ticket.member.tokens
+        load = self._load
+        if load.is_fresh(now, self._max_age):
+            admission.heard = Heard(
+                kv_used=load.kv_used,
+                kv_tokens=self._kv_tokens or load.kv_tokens,
+                preemptions=load.preemptions_total,
+            )
+        else:
+            admission.heard = None
         admission.tick(now)
         if admission.queued and self._preempt != "off":
             for ticket in admission.victims(now, started=self._preempt == "started"):
