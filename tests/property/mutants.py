@@ -241,10 +241,10 @@ MUTANTS: Final = (
     # Admission: bounds.
     _admission(
         "one more than there are seats",
-        "if len(self.running) >= self.seats:\n            return False",
-        "if len(self.running) > self.seats:\n            return False",
+        "if running >= self.seats:",
+        "if running > self.seats:",
     ),
-    _admission("a request needs no room", "return self.room + ticket.needs() <=", "return self.room <="),
+    _admission("a request needs no room", "return self.room + ticket.room <=", "return self.room <="),
     _admission(
         "lower classes fill the engine",
         "self.controller.limit * self.ceilings[rank]",
@@ -253,7 +253,7 @@ MUTANTS: Final = (
     _admission("prompts ahead do not matter", "        if backlog:\n", "        if False:\n"),
     _admission(
         "an empty engine is choosy",
-        "        if not self.running:\n            return True\n",
+        "        if not running:\n            return True\n",
         "",
     ),
     _admission(
@@ -306,6 +306,7 @@ MUTANTS: Final = (
     ),
     _admission("who is sent back loses its turn", "        ticket.tier = INVITED\n", ""),
     _admission("equals give way", "in self.running if ticket.cls > cls]", "in self.running]"),
+    _admission("who gave way gives way again", "        ticket.stays = True\n", ""),
     # Fair queues.
     _fair(
         "repeats go first",
@@ -326,7 +327,7 @@ MUTANTS: Final = (
         "self._move(account, ticket.work)",
     ),
     _fair("what it really took is forgotten", "(work - ticket.work) / ticket.weight", "0.0"),
-    _fair("who was away has saved it up", "self._virtual = max(self._virtual, account.counter)", "pass"),
+    _fair("who was away has saved it up", "self._virtual = account.counter", "pass"),
     _fair("who leaves is still listed", "        del self._arrivals[ticket]\n", ""),
     _fair("work that left still waits", "        self.work -= ticket.work\n", ""),
     # Invitations.
