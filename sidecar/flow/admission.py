@@ -297,9 +297,15 @@ class Admission:
         return queue.share_of(ticket.tenant) * max(queue.tenants, 2) >= 1.0
 
     def _make_place(self, ticket: Ticket) -> bool:
-        """Drop who is less important than `ticket`, until it has a place."""
-        if ticket.size > self.max_bytes:
-            return False
+        """Drop who is less important than `ticket`, until it has a place; nobody, if it would have none."""
+        if self.queued > self.max_queue or self.queued_bytes + ticket.size > self.max_bytes:
+            cls, tier = ticket.cls, ticket.tier
+            less = [other for queue in self.queues[cls + 1 :] for other in queue]
+            less += [other for other in self.queues[cls] if other.tier > tier]
+            if self.queued - len(less) >= self.max_queue:
+                return False
+            if self.queued_bytes - sum(other.size for other in less) + ticket.size > self.max_bytes:
+                return False
         for cls in range(len(self.queues) - 1, ticket.cls - 1, -1):
             while (last := self.queues[cls].last()) is not None:
                 if cls == ticket.cls and last.tier <= ticket.tier:
