@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _STOCK_S: Final = 0.1  # between two looks at what runs
 _KV_TOKENS: Final = 120_000  # until somebody says how many there are
-_BACKLOG_S: Final = (0.35, 0.15, 0.06)  # of prompts that a class may add to; the last for all further
+_BACKLOG_S: Final = (0.35, 0.2)  # of prompts that a class may add to; the last for all further
 _ACCESS_LOG_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -234,7 +234,7 @@ def _terms(config: Config) -> tuple[Terms, ...]:
         Terms(
             share=one.share,
             ceiling=one.ceiling,
-            wait_s=one.wait_s,
+            wait_s=config.admission.queue_timeout_s or one.wait_s,
             backlog_s=_BACKLOG_S[min(rank, len(_BACKLOG_S) - 1)],
             itl_ms=one.itl_ms,
         )

@@ -1,10 +1,17 @@
-"""`headgate bench`: load on an OpenAI-compatible server, and how well it served whom.
+"""`headgate bench`: load on OpenAI-compatible servers, and how well they serve whom.
 
     workload     who asks for what and when: a list, the same for the same seed
-    clients      asks it of real servers, on time, and repeats as the OpenAI SDK does
+    clients      asks it of real servers, on time; `text`, `answer` and `retries` are what a caller knows
     origin       what became of each ask
-    score        what that was worth, per class and overall
-    report, plot tables, JSON and pictures of scores
+    score        what that was worth, per class and overall; `breakdown`, by what may have decided it
+    report       tables and JSON of scores; `plot`, pictures
+    command      the plain tool: one load on one server
 
-All but `clients` and what is named here after `score` is pure: no sockets, no clock.
+    scenarios    loads as multiples of capacity, which `capacity` measures
+    contenders   systems to compare, `envoys` those without us
+    runs         one system under one load; `engines` and `usage` look at it meanwhile
+    triggers     how long a burst a system survives
+    overload     `headgate bench overload`: every system under every load
+
+`workload`, `text`, `answer`, `retries`, `origin`, `score`, `breakdown`, `scenarios` and `envoys` are pure.
 """

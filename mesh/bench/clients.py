@@ -15,6 +15,7 @@ connection, so that the server can know.
 import asyncio
 import os
 import resource
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from math import inf
@@ -72,6 +73,13 @@ def _allow_connections() -> None:
     """As many as this process may have: under overload thousands wait."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _why(error: OSError) -> str:
+    """Few words, without addresses. Numbers of TLS and of the resolver are their own, not the system's."""
+    if isinstance(error, ssl.SSLError | socket.gaierror) or not error.errno:
+        return type(error).__name__
+    return os.strerror(error.errno)
 
 
 class Target:
@@ -178,8 +186,7 @@ class _Crowd:
             )
         except OSError as error:
             if caller.tries == tries and caller.is_waiting:
-                number = error.errno or 0  # below 0: of the resolver
-                caller.on_lost(os.strerror(number) if number > 0 else type(error).__name__)
+                caller.on_lost(_why(error))
             return
         if caller.tries == tries and caller.is_waiting:
             caller.send(connection)

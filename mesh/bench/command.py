@@ -4,17 +4,17 @@ A run lasts `--duration` and until the last caller has its answer or has lost pa
 those who arrived within it; the server is warm or not, as it was found.
 """
 
+import http.client
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 import uvloop
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mesh import exits
 from mesh.bench import report
@@ -48,19 +48,22 @@ class Wanted:
     answer: int | None
     stream: bool
     retries: int
+    patience: float | None  # None: as each class has it
     seed: int
 
     def traffic(self) -> list[Traffic]:
         """The classes that are asked for, with their part of the rate."""
         total = sum(self.shares.values())
         return [
-            replace(
-                stock(cls, self.rate * share / total),
+            stock(
+                cls,
+                self.rate * share / total,
                 key=self.keys.get(cls, self.keys.get("", "")),
                 prompt=self.prompt,
                 answer=self.answer,
                 stream=self.stream,
                 retries=self.retries,
+                patience_s=STOCK[cls].patience_s if self.patience is None else self.patience,
             )
             for cls, share in self.shares.items()
         ]
@@ -77,6 +80,7 @@ class Wanted:
             "answer": self.answer,
             "stream": self.stream,
             "retries": self.retries,
+            "patience_s": self.patience,
             "seed": self.seed,
         }
 
@@ -108,6 +112,10 @@ def bench(
     ] = None,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Token by token, or whole.")] = True,
     retries: Annotated[int, typer.Option(min=0, help="Repeats, as the OpenAI SDK does them.")] = RETRIES,
+    patience: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Seconds to the first token, or to a whole answer. Default: 5, 10, 60."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed asks the same at the same times.")] = 0,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write every figure; - is stdout.")
@@ -127,6 +135,7 @@ def bench(
         answer=answer,
         stream=stream,
         retries=retries,
+        patience=patience,
         seed=seed,
     )
     try:
@@ -173,8 +182,7 @@ def run(wanted: Wanted, json_file: str | None, plots: Path | None) -> None:
 
 
 def _drive(asks: Sequence[Ask], url: str, model: str) -> list[Origin]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-    with Progress(*columns, TimeElapsedColumn(), console=report.terminal(stderr=True), transient=True) as bar:
+    with report.progress() as bar:
         task = bar.add_task(f"{len(asks)} requests", total=1.0)
         return uvloop.run(
             drive(asks, [url], model=model, progress=lambda done: bar.update(task, completed=done))
@@ -184,13 +192,17 @@ def _drive(asks: Sequence[Ask], url: str, model: str) -> list[Origin]:
 def first_model(url: str, key: str) -> str:
     """The first model this server lists; raises OSError when it lists none."""
     models_url = Target(url).url("models")
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+    request = urllib.request.Request(models_url, headers={"authorization": f"Bearer {key}"} if key else {})
+    # As the callers will: they know no proxy.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        request = urllib.request.Request(models_url, headers=headers)
-        with urllib.request.urlopen(request, timeout=_ANSWERS_WITHIN_S) as answer:
+        with opener.open(request, timeout=_ANSWERS_WITHIN_S) as answer:
             return str(json.load(answer)["data"][0]["id"])
-    except urllib.error.URLError as error:
-        raise OSError(f"{models_url}: {error.reason}") from None
+    except urllib.error.HTTPError as error:
+        with error:  # it is the answer too
+            raise OSError(f"{models_url}: {error}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise OSError(f"{models_url}: {error}") from None
     except (ValueError, LookupError, TypeError):
         raise OSError(f"{models_url}: no list of models; say --model") from None
 

@@ -4,6 +4,8 @@ Capacity is measured first; loads are multiples of it. Runs are interleaved by s
 that gets slower meanwhile does so for all. Each run starts its system anew; all systems get the same asks.
 """
 
+import asyncio
+import contextlib
 import os
 import platform
 import sys
@@ -58,6 +60,7 @@ class Outcome:
     results: list[Result]
     triggers: dict[str, float | None]  # longest burst that each contender recovered from, in seconds
     broken: list[str]  # runs that say nothing, and why
+    is_whole: bool = False  # nobody pressed Ctrl-C
 
 
 def command(
@@ -111,7 +114,7 @@ def command(
         typer.echo(f"headgate bench overload: {error}", err=True)
         raise typer.Exit(exits.FAILED) from None
     _publish(plan, outcome, json_file, plots)
-    if outcome.broken:
+    if outcome.broken or not outcome.is_whole:
         raise typer.Exit(exits.FAILED)
 
 
@@ -130,22 +133,28 @@ def _lasting(scenario: Scenario, duration_s: float | None) -> Scenario:
 
 
 async def _compare(plan: Plan) -> Outcome:
-    planned = list(plan.runs())
     with _bar() as bar:
-        task = bar.add_task("capacity", total=len(planned) + 1)
+        task = bar.add_task("capacity", total=len(list(plan.runs())) + 1)
         found = Outcome(plan.capacity or await capacity.measure(plan.pods), [], {}, [])
-        for done, (scenario, contender, seed) in enumerate(planned, start=1):
-            name = f"{scenario.name} · {contender.name}" + (f" · seed {seed}" if len(plan.seeds) > 1 else "")
-            bar.update(task, completed=done, description=name)
-            try:
-                found.results.append(
-                    await run(scenario, contender, capacity=found.capacity, pods=plan.pods, seed=seed)
-                )
-            except Broken as error:
-                found.broken.append(f"{name}: {error}")
-        if plan.bisects:
-            await _bisect(plan, found, bar, task)
+        # What was measured in half an hour is not thrown away by Ctrl-C.
+        with contextlib.suppress(asyncio.CancelledError):
+            await _run_all(plan, found, bar, task)
+            found.is_whole = True
     return found
+
+
+async def _run_all(plan: Plan, found: Outcome, bar: Progress, task: TaskID) -> None:
+    for done, (scenario, contender, seed) in enumerate(plan.runs(), start=1):
+        name = f"{scenario.name} · {contender.name}" + (f" · seed {seed}" if len(plan.seeds) > 1 else "")
+        bar.update(task, completed=done, description=name)
+        try:
+            found.results.append(
+                await run(scenario, contender, capacity=found.capacity, pods=plan.pods, seed=seed)
+            )
+        except Broken as error:
+            found.broken.append(f"{name}: {error}")
+    if plan.bisects:
+        await _bisect(plan, found, bar, task)
 
 
 async def _bisect(plan: Plan, found: Outcome, bar: Progress, task: TaskID) -> None:
@@ -190,6 +199,7 @@ def _about(plan: Plan, outcome: Outcome) -> dict[str, Any]:
         "contenders": {name: contenders.ALL[name].says for name in {r.contender for r in outcome.results}},
         "longest_burst_s": outcome.triggers,
         "broken": outcome.broken,
+        "is_whole": outcome.is_whole,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
@@ -212,5 +222,6 @@ def _print(plan: Plan, outcome: Outcome) -> None:
             terminal.print(report.by_contender(results))
     for name, longest in outcome.triggers.items():
         terminal.print(f"longest burst that {name} recovered from: {triggers.words(longest)}")
-    for line in [*report.notes(outcome.results), *outcome.broken]:
+    ended = [] if outcome.is_whole else ["ended before all had run"]
+    for line in [*report.notes(outcome.results), *outcome.broken, *ended]:
         terminal.print(line)

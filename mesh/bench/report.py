@@ -1,6 +1,6 @@
 """Scores as tables, JSON and files of pictures.
 
-On a terminal tables are in colour and as wide as it is; elsewhere they are plain and as wide as they need.
+Tables are as wide as they need, in colour on a terminal alone: cut or wrapped cells would say something else.
 """
 
 import json
@@ -11,11 +11,12 @@ from typing import IO, Any, Final
 
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mesh.bench.score import ClassScore, Result, Score
 
-_WIDE: Final = 200  # columns, where there is no terminal
+_WIDE: Final = 240  # columns
 _DIGITS: Final = 6  # of a number in JSON
 NOTHING: Final = "-"
 ALL: Final = "all"
@@ -51,65 +52,81 @@ def milliseconds(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.{0 if value >= 10 else 1}f} ms"
 
 
-_Column = tuple[str, Callable[[ClassScore], str]]
-_CLASS_COLUMNS: Final[Sequence[_Column]] = (
+_FIGURES: Final[Sequence[tuple[str, Callable[[ClassScore], str]]]] = (
     ("asked", lambda score: f"{score.origins}"),
     ("served", lambda score: percent(score.served)),
     ("shed", lambda score: percent(score.shed)),
     ("failed", lambda score: percent(score.failures)),
-    ("attained", lambda score: percent(score.attainment)),
-    ("TTFT p50", lambda score: seconds(score.ttft_s.p50)),
-    ("p90", lambda score: seconds(score.ttft_s.p90)),
-    ("p99", lambda score: seconds(score.ttft_s.p99)),
-    ("ITL p50", lambda score: milliseconds(score.itl_ms.p50)),
-    ("p99", lambda score: milliseconds(score.itl_ms.p99)),
-    ("latency p50", lambda score: seconds(score.latency_s.p50)),
-    ("p99", lambda score: seconds(score.latency_s.p99)),
-    ("tries", lambda score: number(score.attempts)),
+    ("within objective", lambda score: percent(score.attainment)),
+    ("tries of each", lambda score: number(score.attempts)),
+    ("first token p50", lambda score: seconds(score.ttft_s.p50)),
+    ("  p90", lambda score: seconds(score.ttft_s.p90)),
+    ("  p99", lambda score: seconds(score.ttft_s.p99)),
+    ("between tokens p50", lambda score: milliseconds(score.itl_ms.p50)),
+    ("  p90", lambda score: milliseconds(score.itl_ms.p90)),
+    ("  p99", lambda score: milliseconds(score.itl_ms.p99)),
+    ("whole answer p50", lambda score: seconds(score.latency_s.p50)),
+    ("  p90", lambda score: seconds(score.latency_s.p90)),
+    ("  p99", lambda score: seconds(score.latency_s.p99)),
     ("tokens/s", lambda score: number(score.throughput, 0)),
-    ("goodput", lambda score: number(score.goodput, 0)),
+    ("  within objective", lambda score: number(score.goodput, 0)),
 )
 
 
 def by_class(score: Score) -> Table:
-    """One run: a row for each class, and one for all."""
-    table = _table(["class", *(name for name, _ in _CLASS_COLUMNS)])
-    rows = list(score.classes.items())
-    if len(rows) > 1:
-        rows.append((ALL, score.total))
-    for name, each in rows:
-        table.add_row(name, *(show(each) for _, show in _CLASS_COLUMNS))
+    """One run: a column for each class, and one for all."""
+    columns = dict(score.classes)
+    if len(columns) > 1:
+        columns[ALL] = score.total
+    table = _table(["", *columns])
+    for name, show in _FIGURES:
+        table.add_row(name, *map(show, columns.values()))
     return table
 
 
 def by_contender(results: Sequence[Result]) -> Table:
-    """One scenario: a row for each run, with what matters most of each class."""
-    classes = list(dict.fromkeys(cls for result in results for cls in result.score.classes))
-    per_class = [f"{cls} {what}" for cls in classes for what in ("attained", "failed", "TTFT p99")]
-    overall = ["shed", "falsely", "wasted", "tries", "invited served", "Jain", "recovery"]
-    table = _table(["contender", "goodput", *per_class, *overall])
-    for result in results:
-        score, total = result.score, result.score.total
-        goodput = f"{total.goodput:,.0f}/s" if score.goodput_share is None else percent(score.goodput_share)
-        table.add_row(
-            result.contender + (" *" if result.notes else ""),
-            goodput,
-            *(cell for cls in classes for cell in _of_class(score.classes.get(cls))),
-            percent(total.shed),
-            number(result.false_sheds),
-            f"{total.wasted_tokens:,}",
-            number(total.attempts),
-            percent(total.returned_served),
-            number(score.jain),
-            NOTHING if score.recovery_s is None else f"{score.recovery_s:.0f} s",
-        )
+    """One scenario: a column for each run, with what matters most of each class."""
+    table = _table(["", *(_heading(result) for result in results)])
+    for name, show in _OVERALL:
+        table.add_row(name, *map(show, results))
+    for cls in dict.fromkeys(cls for result in results for cls in result.score.classes):
+        table.add_section()
+        for name, show_class in _PER_CLASS:
+            table.add_row(f"{cls} {name}", *(_of_class(result, cls, show_class) for result in results))
     return table
 
 
-def _of_class(score: ClassScore | None) -> tuple[str, str, str]:
-    if score is None or not score.origins:
-        return NOTHING, NOTHING, NOTHING
-    return percent(score.attainment), percent(score.failures), seconds(score.ttft_s.p99)
+def _heading(result: Result) -> str:
+    # In two lines, so that seven of them fit into a hundred columns.
+    return result.contender.replace("-", "-\n", 1) + (" *" if result.notes else "")
+
+
+_OVERALL: Final[Sequence[tuple[str, Callable[[Result], str]]]] = (
+    ("goodput", lambda result: _goodput(result.score)),
+    ("shed", lambda result: percent(result.score.total.shed)),
+    ("shed beside room", lambda result: number(result.false_sheds)),
+    ("wasted tokens", lambda result: f"{result.score.total.wasted_tokens:,}"),
+    ("tries", lambda result: number(result.score.total.attempts)),
+    ("invited and served", lambda result: percent(result.score.total.returned_served)),
+    ("Jain", lambda result: number(result.score.jain)),
+    ("recovery", lambda result: seconds(result.score.recovery_s)),
+)
+_PER_CLASS: Final[Sequence[tuple[str, Callable[[ClassScore], str]]]] = (
+    ("within objective", lambda score: percent(score.attainment)),
+    ("shed", lambda score: percent(score.shed)),
+    ("failed", lambda score: percent(score.failures)),
+    ("first token p50", lambda score: seconds(score.ttft_s.p50)),
+    ("first token p99", lambda score: seconds(score.ttft_s.p99)),
+)
+
+
+def _goodput(score: Score) -> str:
+    return f"{score.total.goodput:,.0f}/s" if score.goodput_share is None else percent(score.goodput_share)
+
+
+def _of_class(result: Result, cls: str, show: Callable[[ClassScore], str]) -> str:
+    score = result.score.classes.get(cls)
+    return NOTHING if score is None or not score.origins else show(score)
 
 
 def _table(columns: Iterable[str]) -> Table:
@@ -123,12 +140,13 @@ def _table(columns: Iterable[str]) -> Table:
 
 def terminal(file: IO[str] | None = None, *, stderr: bool = False) -> Console:
     """Where tables go."""
-    console = Console(file=file, stderr=stderr, highlight=False)
-    return (
-        console
-        if console.is_terminal
-        else Console(file=file, stderr=stderr, width=_WIDE, highlight=False, color_system=None)
-    )
+    return Console(file=file, stderr=stderr, width=_WIDE, highlight=False, markup=False)
+
+
+def progress() -> Progress:
+    """A bar on a terminal's stderr, gone when all is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
+    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
 
 
 def notes(results: Iterable[Result]) -> list[str]:

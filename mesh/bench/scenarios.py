@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from mesh.bench.workload import BATCH, PREMIUM, STANDARD, STOCK, Lengths, Traffic, stock
 
+# An engine computes prompts before it answers, and needs this long until it gives as many tokens as it can.
+_FILLING_S: Final = 10.0
 _PATIENCE_OF_A_PULSE_S: Final = 5.0
 
 
@@ -23,10 +25,10 @@ class Scenario:
     says: str
     traffic: Callable[[float], list[Traffic]]  # from the capacity in requests a second
     window: tuple[float, float]  # what is asked in it is judged
-    changes_at_s: float  # from when on recovery counts
+    changes_at_s: float | None = None  # from when on recovery counts
     contenders: tuple[str, ...] = ()  # whom it tells something; empty: the usual ones
     pods: int | None = None  # it is about this number of engines
-    afterwards_s: float = 10.0  # from the window to the end; the median answer at full load takes 6
+    afterwards_s: float = 6.0  # from the window to the end: the median answer at full load
 
     @property
     def duration_s(self) -> float:
@@ -51,12 +53,12 @@ def _step(before: float, after: float, at_s: float) -> Callable[[float], list[Tr
 
 def step(times: float) -> Scenario:
     """From 0.7x to `times` the capacity, at once and for good."""
-    at = 6.0
+    at = 8.0
     return Scenario(
         name=f"step-{times:g}x",
         says=f"0.7x, from {at:g} s on {times:g}x the capacity",
         traffic=_step(0.7, times, at),
-        window=(at + 2, at + 22),
+        window=(at + _FILLING_S, at + _FILLING_S + 18),
         changes_at_s=at,
     )
 
@@ -89,8 +91,7 @@ def noisy(times: int, others: float) -> Scenario:
         name=f"noisy-{times}",
         says=f"one tenant asks {times * others:g}x the capacity, four others {others:g}x each",
         traffic=traffic,
-        window=(6, 20),
-        changes_at_s=0,
+        window=(_FILLING_S + 2, _FILLING_S + 16),
     )
 
 
@@ -136,8 +137,7 @@ def _heavy_tail() -> Scenario:
         name="heavy-tail",
         says="1.5x; 1 in 100 has a prompt of 24,000 tokens or an answer of 8,000",
         traffic=traffic,
-        window=(10, 30),
-        changes_at_s=0,
+        window=(_FILLING_S + 2, _FILLING_S + 22),
     )
 
 
@@ -164,8 +164,7 @@ def _low() -> Scenario:
         name="low",
         says="0.8x: nothing may be refused, nobody may wait longer than without us",
         traffic=_step(0.8, 0.8, 0),
-        window=(5, 35),
-        changes_at_s=0,
+        window=(_FILLING_S + 2, _FILLING_S + 27),
         contenders=("headgate", "headgate-off"),
     )
 

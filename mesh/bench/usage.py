@@ -14,6 +14,7 @@ from time import perf_counter, process_time
 from typing import Final
 
 GENERATOR: Final = "generator"
+# A generator that was later (p99) is not believed.
 MOST_LAG_MS: Final = 20.0
 _TICK_S: Final = 0.01
 _USER, _SYSTEM = 11, 12  # places in /proc/<pid>/stat after the name, of CPU time in ticks
@@ -26,11 +27,6 @@ class Usage:
 
     cores: dict[str, float] = field(default_factory=dict)  # by process, and the generator's; 1 is a core
     lag_p99_ms: float = 0.0  # of the generator's event loop
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the generator was too late for its figures to be believed."""
-        return self.lag_p99_ms > MOST_LAG_MS
 
 
 @contextlib.contextmanager

@@ -119,13 +119,15 @@ class Admission:
 
     def arrive(self, ticket: Ticket, now: float) -> int:
         """ENTERED, QUEUED, DOOMED (it would come too late) or FULL; after the last two nothing is held."""
-        self._serial += 1
-        ticket.serial = self._serial
-        self._work_part += (ticket.work / ticket.needs() - self._work_part) * _SLOW
-        self._fresh_part += (ticket.fresh / ticket.work - self._fresh_part) * _SLOW
-        self.anomaly.on_arrived(ticket.tenant, ticket.work)
+        self._serial = ticket.serial = self._serial + 1
+        fresh = ticket.fresh
+        ticket.work = work = fresh + DECODE * ticket.answer
+        ticket.room = room = ticket.needs()
+        self._work_part += (work / room - self._work_part) * _SLOW
+        self._fresh_part += (fresh / work - self._fresh_part) * _SLOW
+        self.anomaly.on_arrived(ticket.tenant, work)
         if not self.queued and self._fits(ticket, ticket.cls, now):
-            self._asked[ticket.cls] += ticket.work
+            self._asked[ticket.cls] += work
             self._enter(ticket, now)
             return ENTERED
         outcome = self._judge(ticket, now)
@@ -154,13 +156,15 @@ class Admission:
         ticket.due = max(ticket.due, now + self.terms[ticket.cls].wait_s)
         ticket.first = 0.0
         ticket.tokens = ticket.seen = ticket.marked = 0
+        ticket.room = ticket.needs()
         self._queue(ticket, now)
 
     def invite(self, ticket: Ticket, now: float, latest: float) -> float | None:
         """Seconds after which a refused caller should come back, by `latest`; None: there is no use."""
         if ticket.tenant in self.anomaly.held:
             return None
-        earliest = now + max(ticket.predicted - self.terms[ticket.cls].wait_s, 0.0)
+        patience = min(self.terms[ticket.cls].wait_s, ticket.due - ticket.came)
+        earliest = now + max(ticket.predicted - patience, 0.0)
         rate = self.work_rate_of(ticket.cls)
         return self.invitations.book(ticket.cls, ticket.work, rate, now, earliest, latest)
 
@@ -252,7 +256,9 @@ class Admission:
         higher = sum(queue.work for queue in self.queues[:cls])
         ahead = higher + own
         prompts = self.backlog_s(now) + (ahead * self._fresh_part + ticket.fresh) / meter.prompt_rate
-        free = max(self.controller.limit * self.ceilings[cls] - self.room, 0.0) * self._work_part
+        free = 0.0
+        if len(self.running) < self.seats:
+            free = max(self.controller.limit * self.ceilings[cls] - self.room, 0.0) * self._work_part
         share = self.terms[cls].share
         above = sum(self._demand[:cls])
         if ticket.due - now > _LONG_S:
@@ -269,7 +275,9 @@ class Admission:
         By what it was given at the rate it has, from one first token to the next; but not less than a part
         of what is known to be open, for an engine may be slower than it was.
         """
-        return max(self._clear - now, self.backlog * _UNSEEN / self.meter.prompt_rate)
+        left = self._clear - now
+        unseen = self.backlog * _UNSEEN / self.meter.prompt_rate
+        return left if left > unseen else unseen
 
     def work_rate_of(self, cls: int) -> float:
         """Work a second that is there for a class, when it and all above it ask."""
@@ -325,21 +333,22 @@ class Admission:
             return None
         if len(self.running) >= self.seats:
             return "seats"
-        full = self.room + head.needs() > self.controller.limit * self.ceilings[cls]
+        full = self.room + head.room > self.controller.limit * self.ceilings[cls]
         return "room" if full else "prompts that are not computed yet"
 
     def _fits(self, ticket: Ticket, rank: int, now: float) -> bool:
-        if not self.running:
+        running = len(self.running)
+        if not running:
             return True
-        terms = self.terms[rank]
-        if len(self.running) >= self.seats:
+        if running >= self.seats:
             return False
+        terms = self.terms[rank]
         backlog = self.backlog_s(now)
         if backlog:
             own = ticket.fresh / self.meter.prompt_rate
             if backlog + min(own, _BIG_PROMPT * terms.backlog_s) > terms.backlog_s:
                 return False
-        return self.room + ticket.needs() <= self.controller.limit * self.ceilings[rank]
+        return self.room + ticket.room <= self.controller.limit * self.ceilings[rank]
 
     def _candidates(self, now: float) -> Iterator[tuple[Ticket, int, bool]]:
         """Ticket, as which class it may fill the engine, whether nobody below it may go before it."""
@@ -380,12 +389,12 @@ class Admission:
     def _enter(self, ticket: Ticket, now: float) -> None:
         ticket.state = RUNNING
         ticket.dispatched = now
-        ticket.room = ticket.needs()
         self.running[ticket] = None
         self.room += ticket.room
-        self.backlog += ticket.fresh
-        self._clear = max(self._clear, now) + ticket.fresh / self.meter.prompt_rate
-        ticket.ahead = (self._clear - now) * self.meter.prompt_rate
+        fresh, rate, clear = ticket.fresh, self.meter.prompt_rate, self._clear
+        self.backlog += fresh
+        self._clear = clear = (clear if clear > now else now) + fresh / rate
+        ticket.ahead = (clear - now) * rate
         work, cls = ticket.work, ticket.cls
         self.queues[cls].serve(ticket)
         if self.queued:

@@ -11,7 +11,6 @@ more than later ones: the n-th counts 1/(n + 4), at least 2 %.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -21,34 +20,47 @@ _BYTES: Final = 4.0
 _ANSWER: Final = 300.0
 _LEAST_WEIGHT: Final = 0.02
 _PRIOR: Final = 4
-_MOST_KEYS: Final = 4096  # the longest unused are forgotten
+_SETTLED: Final = 46  # answers after which each counts the same
+_MOST_KEYS: Final = 4096  # the longest known are forgotten
 _SANE_BYTES: Final = (0.5, 16.0)
 
 
 class _Known:
-    __slots__ = ("answer", "bytes", "cached", "n")
+    """What is known of one tenant's requests to a model or, without `model`, of all to it."""
 
-    def __init__(self, like: _Known | None = None) -> None:
+    __slots__ = ("answer", "bytes", "cached", "model", "n")
+
+    def __init__(self, model: _Known | None = None) -> None:
+        self.model = model
         self.n = 0
-        self.answer: float = _ANSWER if like is None else like.answer
-        self.cached: float = 0.0 if like is None else like.cached
-        self.bytes: float = _BYTES if like is None else like.bytes
+        self.answer: float = _ANSWER if model is None else model.answer
+        self.cached: float = 0.0 if model is None else model.cached
+        self.bytes: float = _BYTES if model is None else model.bytes
+
+    def learn(self, answer: int, size: int, prompt: int | None, cached: int) -> None:
+        n = self.n
+        self.n = n + 1
+        weight = 1 / (n + _PRIOR) if n < _SETTLED else _LEAST_WEIGHT
+        self.answer += (answer - self.answer) * weight
+        if prompt:
+            per_token = min(max(size / prompt, _SANE_BYTES[0]), _SANE_BYTES[1])
+            self.bytes += (per_token - self.bytes) * weight
+            self.cached += (min(cached / prompt, 1.0) - self.cached) * weight
 
 
 class Estimates:
     """Everything in tokens."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._known: dict[tuple[str, str], _Known] = {}  # by tenant ("": all) and model
 
     def __len__(self) -> int:
         return len(self._known)
 
     def expect(self, tenant: str, model: str, size: int, most: int | None) -> tuple[float, float, float]:
         """Prompt, uncached prompt and answer (at most `most`) of a request with `size` bytes of text."""
-        model_known = self._known.get(("", model)) or _DEFAULT
-        known = self._known.get((tenant, model)) or model_known
-        prompt = size / model_known.bytes + 1.0
+        known = self._known.get((tenant, model)) or self._known.get(("", model)) or _DEFAULT
+        prompt = size / (known.model or known).bytes + 1.0
         answer = known.answer if most is None or most > known.answer else float(most)
         return prompt, prompt * (1.0 - known.cached), answer
 
@@ -56,21 +68,17 @@ class Estimates:
         self, tenant: str, model: str, answer: int, *, size: int, prompt: int | None = None, cached: int = 0
     ) -> None:
         """An answer came whole. `prompt` and `cached` tokens are what the engine said, None: it did not."""
-        for key in (("", model), (tenant, model)):
-            known = self._known.get(key)
-            if known is None:
-                known = self._known[key] = _Known(self._known.get(("", model)))
-                if len(self._known) > _MOST_KEYS:
-                    self._known.popitem(last=False)
-            else:
-                self._known.move_to_end(key)
-            weight = max(_LEAST_WEIGHT, 1 / (known.n + _PRIOR))
-            known.n += 1
-            known.answer += (answer - known.answer) * weight
-            if prompt:
-                per_token = min(max(size / prompt, _SANE_BYTES[0]), _SANE_BYTES[1])
-                known.bytes += (per_token - known.bytes) * weight
-                known.cached += (min(cached / prompt, 1.0) - known.cached) * weight
+        known = self._known.get((tenant, model)) or self._add(tenant, model)
+        known.learn(answer, size, prompt, cached)
+        if known.model is not None:
+            known.model.learn(answer, size, prompt, cached)
+
+    def _add(self, tenant: str, model: str) -> _Known:
+        whole = self._known.setdefault(("", model), _Known()) if tenant else None
+        known = self._known[tenant, model] = _Known(whole)
+        while len(self._known) > _MOST_KEYS:
+            del self._known[next(iter(self._known))]
+        return known
 
     def dump(self) -> list[dict[str, Any]]:
         """What is known, as plain values."""
@@ -82,7 +90,7 @@ class Estimates:
 
     def load(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take what `dump` gave; raises KeyError, TypeError or ValueError, and takes nothing, if not."""
-        found: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        found: dict[tuple[str, str], _Known] = {}
         for row in rows[:_MOST_KEYS]:
             known = _Known()
             known.n = int(row["n"])
@@ -90,6 +98,9 @@ class Estimates:
             known.cached = min(max(float(row["cached"]), 0.0), 1.0)
             known.bytes = min(max(float(row["bytes"]), _SANE_BYTES[0]), _SANE_BYTES[1])
             found[str(row["tenant"]), str(row["model"])] = known
+        for (tenant, model), known in list(found.items()):
+            if tenant:
+                known.model = found.setdefault(("", model), _Known())
         self._known = found
 
 

@@ -31,13 +31,14 @@ _MOST_ASKED: Final = 64  # tenants looked at for a predicted wait; more are extr
 class Account:
     """What one tenant has had of a class, and what it has waiting there."""
 
-    __slots__ = ("counter", "lines", "name", "weight", "work")
+    __slots__ = ("counter", "lines", "name", "waiting", "weight", "work")
 
     def __init__(self, name: str, weight: float, counter: float) -> None:
         self.name = name
         self.weight = weight
         self.counter = counter
-        self.work = 0.0  # waiting
+        self.work = 0.0  # that waits
+        self.waiting = 0  # tickets
         # For each tier (-due, -serial, ticket), ascending: the next one is the last.
         self.lines: tuple[list[tuple[float, int, Ticket]], ...] = tuple([] for _ in range(_TIERS))
 
@@ -91,8 +92,9 @@ class ClassQueue:
         """`ticket` waits from now on."""
         account = self._account(ticket)
         line = account.lines[ticket.tier]
-        if not any(account.lines):
+        if not account.waiting:
             account.counter = max(account.counter, self._floor())
+        account.waiting += 1
         if not line:
             insort(self._active[ticket.tier], (account.counter, account.name, account))
         insort(line, (-ticket.due, -ticket.serial, ticket))
@@ -106,6 +108,7 @@ class ClassQueue:
         line = account.lines[ticket.tier]
         del line[bisect_left(line, (-ticket.due, -ticket.serial))]
         del self._arrivals[ticket]
+        account.waiting -= 1
         account.work -= ticket.work
         self.work -= ticket.work
         if not line:
@@ -115,21 +118,28 @@ class ClassQueue:
 
     def serve(self, ticket: Ticket) -> None:
         """`ticket`, which does not wait, is dispatched: its tenant is charged what it is expected to cost."""
-        account = self._account(ticket)
-        if not any(account.lines):
+        account = self._accounts.get(ticket.tenant) or self._account(ticket)
+        if not account.waiting:
             account.counter = max(account.counter, self._floor())
-        self._virtual = max(self._virtual, account.counter)
+        if account.counter > self._virtual:
+            self._virtual = account.counter
         self._move(account, ticket.work / ticket.weight)
 
     def settle(self, ticket: Ticket, work: float) -> None:
         """`ticket` has ended and took `work` in all."""
-        self._move(self._account(ticket), (work - ticket.work) / ticket.weight)
+        account = self._accounts.get(ticket.tenant) or self._account(ticket)
+        self._move(account, (work - ticket.work) / ticket.weight)
 
     def _floor(self) -> float:
         """Where whoever comes back begins: where the others are, of whom some may have got something back."""
+        if not self._arrivals:
+            return self._virtual
         return min((self._virtual, *(active[0][0] for active in self._active if active)))
 
     def _move(self, account: Account, by: float) -> None:
+        if not account.waiting:
+            account.counter += by
+            return
         waits = [tier for tier in range(_TIERS) if account.lines[tier]]
         for tier in waits:
             self._unlink(account, tier)
@@ -161,7 +171,7 @@ class ClassQueue:
         account = self._accounts.get(ticket.tenant)
         if account is None:
             if len(self._accounts) >= _MAX_ACCOUNTS:
-                self._accounts = {name: one for name, one in self._accounts.items() if any(one.lines)}
+                self._accounts = {name: one for name, one in self._accounts.items() if one.waiting}
             account = self._accounts[ticket.tenant] = Account(ticket.tenant, ticket.weight, 0.0)
         account.weight = ticket.weight
         return account

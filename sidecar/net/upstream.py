@@ -159,8 +159,13 @@ class Upstream(asyncio.Protocol):
         if x is None:
             return
         if exc is None and self._reader.end_of_stream():
+            head = None
+            if not self._head_seen:  # it waited for a token, and there is none
+                head = self._head(x, True)
+                if head is None:
+                    return
             self._release()
-            x.client.relay(x, None, b"", True)
+            x.client.relay(x, head, b"", True)
         elif self._may_repeat(x):
             log.debug("%s: an idle connection had ended", self.endpoint.name)
             self._release()

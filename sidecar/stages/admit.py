@@ -155,9 +155,9 @@ class Admit(Stage):
         ticket.steady = x.stream
         body = x.body
         if body is not None:
-            ticket.size = len(body)
             if self._tells_engine:
-                x.body = with_priority(body, cls)
+                x.body = body = with_priority(body, cls)
+            ticket.size = len(body)
             if x.repeat or len(self._admission.invitations):
                 self._recognise(x, ticket, body, now, wait)
         elif x.repeat:
@@ -240,10 +240,10 @@ class Admit(Stage):
         assert ticket is not None
         x.tail = b""
         if usage is None:
-            if not x.stream:
-                return ticket.tokens
-            self._estimates.learn(x.tenant, x.model, x.tokens, size=x.size)
-            return x.tokens
+            # What is not streamed is known by how long it took, as the rates are that it is measured against.
+            seen = x.tokens if x.stream else ticket.tokens
+            self._estimates.learn(x.tenant, x.model, seen, size=x.size)
+            return seen
         x.tokens = usage.answer
         self._estimates.learn(
             x.tenant,

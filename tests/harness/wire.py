@@ -201,17 +201,22 @@ class Client:
 
 
 class Wire:
-    """One sidecar. `config` is added to a minimal configuration; `engine` is an address."""
+    """One sidecar. `config` is added to a minimal configuration; `engine` is an address, `keys` others there."""
 
     def __init__(
-        self, config: str = "", *, script: Script | None = None, engine: str = "127.0.0.1:8000"
+        self,
+        config: str = "",
+        *,
+        script: Script | None = None,
+        engine: str = "127.0.0.1:8000",
+        keys: str = "",
     ) -> None:
         self.soon: deque[Callable[[], None]] = deque()
         self.clock = FakeClock()
         self.dialer = FakeDialer(self)
         self.engines: list[Engine] = []
         self.script = script
-        self.plane = Plane(_config(config, engine), "test", self.clock, self.dialer)
+        self.plane = Plane(_config(config, engine, keys), "test", self.clock, self.dialer)
         self.plane.context.has_left = lambda transport: transport.peer_has_left  # type: ignore[attr-defined]
         self.lifecycle = self.plane.lifecycle
         self.timers = self.plane.timers
@@ -292,8 +297,8 @@ def post_chunked(path: str, *pieces: bytes, last: bool = True) -> bytes:
     return get(path, "transfer-encoding: chunked", method="POST") + body + (b"0\r\n\r\n" if last else b"")
 
 
-def _config(text: str, engine: str = "127.0.0.1:8000") -> Config:
-    return decode(f"engine: {{address: '{engine}'}}\n{text}", {})
+def _config(text: str, engine: str = "127.0.0.1:8000", keys: str = "") -> Config:
+    return decode(f"engine: {{address: '{engine}'{keys and ','} {keys}}}\n{text}", {})
 
 
 class _Errors(logging.Handler):

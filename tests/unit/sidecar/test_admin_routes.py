@@ -186,6 +186,7 @@ def test_every_route_is_asked_with_the_method_that_fits_it(admin: Admin) -> None
         "GET /debug/config",
         "GET /debug/decisions",
         "GET /debug/endpoints",
+        "GET /debug/queue",
         "GET /live",
         "GET /metrics",
         "GET /ready",

@@ -216,13 +216,13 @@ def warned(log: pytest.LogCaptureFixture) -> list[str]:
 
 def test_what_has_no_effect_is_said_once(pod: Pod, log: pytest.LogCaptureFixture) -> None:
     app = pod.app("outlier: {}", "retry: {budget: 1}")
-    for lines in (["outlier: {}", "retry: {budget: 2}"], ["outlier: {}", "state_file: f"]):
+    for lines in (["outlier: {}", "retry: {budget: 2}"], ["outlier: {}", "telemetry: {slow_ms: 1}"]):
         app._announce(app.plane.config)
         pod.write(*lines)
         app.plane.put_in_force(load(pod.file, {}))
     app._announce(app.plane.config)
     assert warned(log) == [
-        f"{key}: accepted, but without effect in this version" for key in ("outlier", "retry", "state_file")
+        f"{key}: accepted, but without effect in this version" for key in ("outlier", "retry", "telemetry.slow_ms")
     ]
 
 

@@ -46,7 +46,9 @@ def test_everything_but_the_engine_has_a_default() -> None:
     assert str(config.listen) == "0.0.0.0:8080"
     assert [(t.name, t.cls) for t in config.tenants] == [("anonymous", "standard")]
     assert config.engine.health_address == config.engine.address
-    assert config.classes.premium.share == 0.4
+    assert list(config.classes) == ["premium", "standard", "batch"]
+    assert [one.share for one in config.classes.values()] == [0.4, 0.05, 0.05]
+    assert [one.wait_s for one in config.classes.values()] == [1, 3, 30]
     assert config.unbuilt() == []
 
 
@@ -64,7 +66,15 @@ def test_json_is_read_too() -> None:
         (ENGINE + "limts: []", "limts: unknown key; did you mean limits?"),
         (ENGINE + "xyz: []", "xyz: unknown key; known here: listen, admin"),
         (ENGINE + "limits: [{brust: 2}]", "limits[0].brust: unknown key; did you mean burst?"),
-        (ENGINE + "classes: {premum: {}}", "classes.premum: unknown key; did you mean premium?"),
+        (ENGINE + "classes: {gold: {shares: 1}}", "classes.gold.shares: unknown key; did you mean share?"),
+        (ENGINE + "classes: {Gold: {}}", "classes.Gold: expected a class: 1 to 32 of a-z"),
+        (ENGINE + "classes: {gold: {}, gold: {}}", "classes.gold: given twice"),
+        (ENGINE + "classes: {premium: {share: 0.6}, batch: {share: 0.4}}",
+         "classes: the shares sum to 1.05; at most 1 can be guaranteed"),
+        (ENGINE + "classes: {gold: {}}\ntenants: [{name: a, class: premium}]",
+         "tenants[0].class: there is no class 'premium'; there are gold"),
+        (ENGINE + "class_rules: [{class: gold}]",
+         "class_rules[0].class: there is no class 'gold'; there are premium, standard, batch"),
         (ENGINE + "drain_s: 1\ndrain_s: 2", "drain_s: given twice, on lines 2 and 3"),
         (ENGINE + "limits: [{name: a, name: b, limit: 1}]", "limits[0].name: given twice"),
         (ENGINE + "limits: [{name: a, limit: 1}, {name: a, limit: 2}]", "limits[1].name: limits[0] is"),
@@ -117,6 +127,17 @@ def test_wrong_shapes(text: str, message: str) -> None:
          "tenants[1].key_sha256[0]"),
         ("classes: {batch: {share: 0.7}}", "classes"),
         ("classes: {batch: {share: 1.1}}", "classes.batch.share"),
+        ("classes: {batch: {share: -0.1}}", "classes.batch.share"),
+        ("classes: {batch: {share: .nan}}", "classes.batch.share"),
+        ("classes: {batch: {ceiling: 0}}", "classes.batch.ceiling"),
+        ("classes: {batch: {ceiling: 1.5}}", "classes.batch.ceiling"),
+        ("classes: {batch: {max_wait_s: 0}}", "classes.batch.max_wait_s"),
+        ("classes: {batch: 5}", "classes.batch"),
+        ("classes: {'': {}}", "classes"),
+        ("classes: {a b: {}}", "classes.a b"),
+        (f"classes: {{{'x' * 33}: {{}}}}", f"classes.{'x' * 33}"),
+        ("classes: {1: {}}", "classes.1"),
+        (f"classes: {{{', '.join(f'c{i}: {{share: 0}}' for i in range(9))}}}", "classes"),
         ("class_rules: [{class: gold}]", "class_rules[0].class"),
         ("class_rules: [{class: batch, route: v1}]", "class_rules[0].route"),
         ("class_rules: [{class: batch, header: {a: ''}}]", "class_rules[0].header.a"),
@@ -136,6 +157,16 @@ def test_wrong_shapes(text: str, message: str) -> None:
         ("mesh: {pod: p}", "mesh"),
         ("tenants_from: redis", "tenants_from"),
         ("admission: {overload_status: 500}", "admission.overload_status"),
+        ("admission: {mode: maybe}", "admission.mode"),
+        ("admission: {max_in_flight: 0}", "admission.max_in_flight"),
+        ("admission: {max_queue: -1}", "admission.max_queue"),
+        ("admission: {max_queue_bytes: 100}", "admission.max_queue_bytes"),
+        ("admission: {queue_timeout_s: 0}", "admission.queue_timeout_s"),
+        ("admission: {aging_s: 0}", "admission.aging_s"),
+        ("admission: {invited: 1.5}", "admission.invited"),
+        ("admission: {preempt: always}", "admission.preempt"),
+        ("engine: {address: 'h:1', kv_tokens: 0}", "engine.kv_tokens"),
+        ("engine: {address: 'h:1', priority: high}", "engine.priority"),
         ("timeouts: {connect_s: 0}", "timeouts.connect_s"),
         ("telemetry: {access_log: some}", "telemetry.access_log"),
         ("outlier: 5", "outlier"),
@@ -194,9 +225,34 @@ def test_bad_variables(text: str) -> None:
 
 
 def test_a_class_keeps_the_defaults_of_its_place() -> None:
-    classes = decode(ENGINE + "classes: {premium: {ttft_s: 2}}", {}).classes
-    assert (classes.premium.ttft_s, classes.premium.share) == (2, 0.4)
-    assert (classes.standard.ttft_s, classes.batch.ttft_s) == (3, 30)
+    classes = decode(ENGINE + "classes: {batch: {share: 0.1}, premium: {ttft_s: 2}}", {}).classes
+    assert [(name, one.ttft_s, one.share) for name, one in classes.items()] == [
+        ("premium", 2, 0.4), ("standard", 3, 0.05), ("batch", 30, 0.1),
+    ]  # fmt: skip
+
+
+def test_classes_of_other_names_are_all_there_are_and_the_first_is_the_highest() -> None:
+    config = decode(ENGINE + "classes: {zinc: {share: 0.5}, premium: {}, ash: {max_wait_s: 9}}", {})
+    assert list(config.classes) == ["zinc", "premium", "ash"]
+    assert [one.share for one in config.classes.values()] == [0.5, 0.4, 0.05], "a known name keeps its defaults"
+    assert [one.wait_s for one in config.classes.values()] == [3, 1, 9]
+
+
+@pytest.mark.parametrize(
+    ("names", "usual"),
+    [([], "standard"), (["gold", "standard", "lead"], "standard"), (["gold", "lead"], "lead")],
+)
+def test_who_has_no_class_of_its_own_is_in_the_middle_or_last(names: list[str], usual: str) -> None:
+    classes = ", ".join(f"{name}: {{}}" for name in names)
+    config = decode(ENGINE + f"classes: {{{classes}}}\ntenants: [{{name: a}}]", {})
+    assert [(tenant.name, tenant.cls) for tenant in config.tenants] == [("a", usual), ("anonymous", usual)]
+
+
+def test_all_of_the_engine_may_be_guaranteed_and_no_more() -> None:
+    tenths = ", ".join(f"c{i}: {{share: 0.125}}" for i in range(8))
+    assert len(decode(ENGINE + f"classes: {{{tenths}}}", {}).classes) == 8
+    with pytest.raises(ConfigError, match=r"the shares sum to 1\.001;"):
+        decode(ENGINE + f"classes: {{{tenths.replace('0.125', '0.126', 1)}}}", {})
 
 
 def test_aliases_are_bounded() -> None:
@@ -233,6 +289,8 @@ def test_needs_restart() -> None:
     assert needs_restart(old, decode(ENGINE + "drain_s: 5", {})) is None
     assert needs_restart(old, decode(ENGINE + "listen: h:1", {})) == "listen"
     assert needs_restart(old, decode(ENGINE + "health_listen: h:1", {})) == "health_listen"
+    assert needs_restart(old, decode(ENGINE + "classes: {batch: {share: 0.2}}", {})) is None
+    assert needs_restart(old, decode(ENGINE + "classes: {gold: {}}", {})) == "classes (their names or their order)"
 
 
 def test_what_is_not_built_is_named() -> None:
@@ -244,12 +302,8 @@ def test_what_is_not_built_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("state_file: f", "state_file"),
         ("outlier: {}", "outlier"),
-        ("classes: {batch: {ttft_s: 60}}", "classes"),
-        ("engine: {address: 'h:1', kv_tokens: 1}", "engine.kv_tokens"),
         ("engine: {address: 'h:1', max_connections: 1}", "engine.max_connections"),
-        ("tenants: [{name: a}, {name: b, weight: 2}]", "tenants[].weight"),
         ("telemetry: {slow_ms: 1}", "telemetry.slow_ms"),
     ],
 )
@@ -257,8 +311,8 @@ def test_a_key_without_effect_is_named(text: str, named: str) -> None:
     assert decode(text if text.startswith("engine") else ENGINE + text, {}).unbuilt() == [named]
 
 
-def test_what_only_repeats_a_default_is_not_named() -> None:
-    text = "classes: {premium: {share: 0.4}}\ntenants: [{name: a, weight: 1}]\nmesh: ~\nlimits: []"
+def test_what_has_an_effect_is_not_named() -> None:
+    text = "classes: {premium: {share: 0.3}}\ntenants: [{name: a, weight: 2}]\nmesh: ~\nlimits: []"
     assert decode(ENGINE + text, {}).unbuilt() == []
 
 

@@ -58,7 +58,6 @@ INVITING: Final = (ELSEWHERE - {"connect_failed"}) | {
 UNBUILT: Final = {
     "rate_limited": "limits",
     "exceeds_quota": "limits",
-    "preempted": "admission by class",
 }
 
 

@@ -25,10 +25,11 @@ def test_what_was_learnt_survives_a_reload() -> None:
     wire.client() >> get("/sleep")
     (wire.client() >> get()).received()
     wire.engine >> ok()
-    before = {name: value for name, value in vars(plane).items() if name != "config"}
+    reloaded = ("config", "_admit")
+    before = {name: value for name, value in vars(plane).items() if name not in reloaded}
     pipeline = plane.context.pipeline
     wire.configure("drain_s: 7")
-    assert {name: value for name, value in vars(plane).items() if name != "config"} == before
+    assert {name: value for name, value in vars(plane).items() if name not in reloaded} == before
     assert plane.config.drain_s == 7
     assert plane.context.pipeline is not pipeline
     assert plane.context.pipeline._ready is pipeline._ready, "the old and the new one wake each other's"
@@ -44,13 +45,21 @@ max_buffered_bytes: 4096
 max_body_bytes: 2048
 max_connections: 12
 max_loop_lag_ms: 250
-admission: {max_in_flight: 3, max_queue: 4, overload_status: 529}
+admission:
+  {max_in_flight: 3, max_queue: 4, max_queue_bytes: 4096, aging_s: 5, invited: 0.5, mode: shadow,
+   overload_status: 529}
+classes: {premium: {share: 0.5, ceiling: 0.9, ttft_s: 2, itl_ms: 40}, batch: {max_wait_s: 7}}
 timeouts: {stall_s: 5}
 trusted_proxies: [10.0.0.0/8]
 telemetry: {receipts: 2, access_log: all}
 """)
     plane, context = wire.plane, wire.context
-    assert (plane.gate.limit, plane.gate.max_queue) == (3, 4)
+    admission = plane.admission
+    assert (admission.seats, admission.max_queue, admission.max_bytes) == (3, 4, 4096)
+    assert (admission.aging_s, admission.invitations.part, admission.shadow) == (5, 0.5, True)
+    premium, _, batch = admission.terms
+    assert (premium.share, premium.ceiling, premium.wait_s, premium.itl_ms) == (0.5, 0.9, 2, 40)
+    assert (batch.share, batch.wait_s) == (0.05, 7)
     assert (plane.bodies.limit, plane.lifecycle.limit_s) == (4096, 0.25)
     assert (context.max_connections, context.overload_status, context.timeouts.stall_s) == (12, 529, 5)
     assert context.trust.covers("10.1.2.3")
@@ -85,6 +94,16 @@ def test_a_higher_limit_lets_in_who_waits() -> None:
     assert (wire.gate.in_flight, wire.gate.queued, len(wire.engines)) == (3, 1, 3)
 
 
+def test_what_the_cache_holds_is_known_from_a_reload_on_and_the_limit_keeps_its_part_of_it() -> None:
+    wire = Wire()
+    limit = wire.plane.admission.controller.limit
+    engine_is(wire, "127.0.0.1:8000", more=", kv_tokens: 240000")
+    assert wire.plane.admission.controller.capacity == 240_000
+    assert wire.plane.admission.controller.limit == 2 * limit
+    engine_is(wire, "127.0.0.1:8000")
+    assert wire.plane.admission.controller.capacity == 240_000, "nobody says that it is another one"
+
+
 def test_bodies_that_are_held_count_in_the_budget_of_a_reload() -> None:
     wire = Wire("max_buffered_bytes: 4096\nmax_body_bytes: 2048")
     for _ in range(2):
@@ -96,9 +115,10 @@ def test_bodies_that_are_held_count_in_the_budget_of_a_reload() -> None:
     wire.assert_at_rest()
 
 
-def engine_is(wire: Wire, address: str, health: str = "none") -> None:
+def engine_is(wire: Wire, address: str, health: str = "none", more: str = "") -> None:
     """A reload that changes the engine alone."""
-    wire.plane.put_in_force(decode(f"engine: {{address: '{address}', health: {{kind: {health}}}}}", {}))
+    engine = f"engine: {{address: '{address}', health: {{kind: {health}}}{more}}}"
+    wire.plane.put_in_force(decode(engine, {}))
     wire.settle()
 
 
@@ -203,7 +223,7 @@ def test_a_lag_sheds_new_work_and_nothing_else() -> None:
 
 def gauges(plane: Plane) -> dict[str, float]:
     return {
-        sample.labels.get("side", sample.name.removeprefix("headgate_")): sample.value
+        "".join(sample.labels.values()) or sample.name.removeprefix("headgate_"): sample.value
         for family in parse(plane.metrics.render("")[0].decode())
         for sample in family.samples
         if family.type == "gauge" and family.name.startswith("headgate_") and family.name != "headgate_info"
@@ -216,19 +236,31 @@ def test_the_gauges_show_what_there_is() -> None:
     wire.lifecycle.beat, wire.lifecycle.lag_s = wire.clock.now(), 0.25
     for _ in range(5):
         wire.client() >> post(CHAT, b"x" * 100)
+    wire.client() >> post(CHAT, b"x" * 100, "x-priority: batch")
+    admission = wire.plane.admission
     assert gauges(wire.plane) == {
         "in_flight": 2,
-        "queued": 3,
-        "downstream": 5,
+        "queued": 4,
+        "premium": 0,
+        "standard": 3,
+        "batch": 1,
+        "admission_limit_tokens": admission.controller.limit,
+        "admission_room_tokens": admission.room,
+        "admission_backlog_tokens": admission.backlog,
+        "admission_work_rate": 0,  # nothing is known
+        "admission_prompt_rate": admission.meter.prompt_rate,
+        "tenants_held": 0,
+        "downstream": 6,
         "upstream": 2,
-        "buffered_bytes": 500,
+        "buffered_bytes": 600,
         "loop_lag_seconds": 0.25,
-        "timers": 5 + 2 + 3,  # of clients, of connections to the engine, of those who wait
+        "timers": 6 + 2 + 4,  # of clients, of connections to the engine, of those who wait
         "event_loop_tasks": 0,  # the loop's owner knows them
         "accepting": 1,
         "ready": 1,
         "access_log_dropped_lines": 0,
     }
+    assert min(admission.room, admission.backlog) > 0
     wire.lifecycle.crowded = True
     assert (gauges(wire.plane)["accepting"], gauges(wire.plane)["ready"]) == (0, 1)
     wire.lifecycle.crowded, wire.lifecycle.draining = False, True
@@ -240,14 +272,15 @@ def test_the_gauges_show_what_there_is() -> None:
 
 def test_a_deadline_that_has_passed_when_its_turn_comes_is_not_dispatched() -> None:
     """The slot became free before the timers had their turn."""
-    wire = Wire("admission: {max_in_flight: 1}")
+    wire = Wire("admission: {max_in_flight: 1, queue_timeout_s: 60}")
     wire.client() >> post()
     client = wire.client() >> post(CHAT, b"{}", "x-request-timeout-ms: 4000")
     third = wire.client() >> post(CHAT, b"{}")
     wire.clock.advance(10)
     wire.engine >> ok()
     refusal = client.answer(b"POST")
-    assert (refusal.status, refusal.reason) == (504, "timeout")
+    assert (refusal.status, refusal.reason) == (503, "overloaded")
+    assert refusal[b"x-should-retry"] == b"false", "it was asked for by then"
     assert (wire.gate.in_flight, wire.gate.queued) == (1, 0), "its slot went to the next"
     assert wire.record.endpoint == ""
     wire.engine >> ok()
@@ -264,9 +297,9 @@ def test_the_series_of_metrics_are_bounded_from_the_start() -> None:
 
 
 def test_what_cannot_be_built_leaves_all_as_it_was(plane: Plane) -> None:
-    before = (plane.config, plane.endpoint, plane.context.pipeline, plane.gate.limit)
+    before = (plane.config, plane.endpoint, plane.context.pipeline, plane.admission.seats)
     broken = decode("engine: {address: '127.0.0.1:9'}\nadmission: {max_in_flight: 1}", {})
     msgspec.structs.force_setattr(broken, "trusted_proxies", ("no network",))
     with pytest.raises(ValueError, match="no network"):
         plane.put_in_force(broken)
-    assert (plane.config, plane.endpoint, plane.context.pipeline, plane.gate.limit) == before
+    assert (plane.config, plane.endpoint, plane.context.pipeline, plane.admission.seats) == before

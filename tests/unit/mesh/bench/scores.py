@@ -17,6 +17,7 @@ def result(contender: str = "ours", scenario: str = "step", capacity: float | No
 def _origin(second: int, cls: str, outcome: Outcome) -> Origin:
     at = float(second)
     is_served = outcome == "served"
-    tokens = array("d", [at + 0.25, at + 0.29, at + 0.33] if is_served else [])
+    first = at + (0.35 if second == 4 else 0.25)
+    tokens = array("d", [first, first + 0.04, first + 0.08] if is_served else [])
     attempt = Attempt(at, 200) if is_served else Attempt(at, 503, "overloaded", retry_after_s=1.0)
-    return Origin(Ask(at, stock(cls, 1), 100, second), [attempt], tokens, at + 0.4, outcome)
+    return Origin(Ask(at, stock(cls, 1), 100, second), [attempt], tokens, first + 0.15, outcome)

@@ -86,6 +86,11 @@ def test_an_event_may_be_cut_by_its_chunks() -> None:
     assert read.is_whole
 
 
+def test_a_chunk_may_hold_several_events_or_go_on_with_one() -> None:
+    assert times(reading(HEAD, chunk(WORD + WORD), chunk(WORD))) == [1, 1, 2]
+    assert times(reading(HEAD, chunk(b": not yet "), chunk(WORD), chunk(WORD))) == [3]  # a comment ends first
+
+
 @pytest.mark.parametrize(
     "data", [b"data:%b\n\n", b"data:   %b\n\n", b"data: %b\r\n\r\n", b": ping\n\ndata: %b\n\n"]
 )
@@ -143,6 +148,12 @@ def test_a_refusal_is_an_end_without_tokens() -> None:
     read = Answer(streams=True)
     assert read.feed(length(b'{"error": {"code": "overloaded"}}', b"503 Service Unavailable"), 0.0)
     assert (read.head and read.head.status, times(read)) == (503, [])
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_the_words_of_a_refusal_may_be_any(streams: bool) -> None:
+    read = reading(length(b"<html>data: no\ndata: room\n", b"503 Busy"), streams=streams)
+    assert read.reader.complete
 
 
 def test_what_is_no_event_is_told() -> None:

@@ -6,11 +6,14 @@ Waits are short and real; what is asserted of time is only that something was no
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from mesh.bench.clients import Target, drive
 from mesh.bench.origin import Origin
@@ -29,20 +32,23 @@ def chunk(data: bytes) -> bytes:
 TOKEN = chunk(b'data: {"choices":[{"delta":{"content":"word"}}]}\n\n')
 END = chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 FOREVER = b""  # nothing more comes until the caller leaves
+LATER = b"later"
+LATER_S = 0.3
 
 
 @dataclass
 class Request:
-    """What a caller sent, and on which connection."""
+    """What a caller sent, on which connection, and how many had been left by then."""
 
     connection: int
+    left: int
     fields: dict[str, str]
     body: dict[str, Any]
 
 
 @dataclass
 class Server:
-    """Answers the nth request with the nth list of pieces (or its last); an empty piece waits for the end."""
+    """Answers the nth request with the nth list of pieces, or the last there is."""
 
     script: list[list[bytes]]
     requests: list[Request] = field(default_factory=list)
@@ -65,8 +71,11 @@ class Server:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
                 fields = dict(line.lower().split(": ", 1) for line in head[1:-1])
                 body = json.loads(await reader.readexactly(int(fields["content-length"])))
-                self.requests.append(Request(number, {"": head[0]} | fields, body))
+                self.requests.append(Request(number, self.left, {"": head[0]} | fields, body))
                 for piece in self.script[min(len(self.requests), len(self.script)) - 1]:
+                    if piece == LATER:
+                        await asyncio.sleep(LATER_S)
+                        continue
                     if piece == FOREVER:
                         self.left += await reader.read(1) == b""
                     writer.write(piece)
@@ -76,10 +85,10 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serving(*script: list[bytes]) -> AsyncIterator[Server]:
+async def serving(*script: list[bytes], tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
     server = Server(list(script))
-    listening = await asyncio.start_server(server.serve, HOST, 0)
-    server.url = f"http://{HOST}:{listening.sockets[0].getsockname()[1]}"
+    listening = await asyncio.start_server(server.serve, HOST, 0, ssl=tls)
+    server.url = f"http{'s' if tls else ''}://{HOST}:{listening.sockets[0].getsockname()[1]}"
     async with listening:
         try:
             yield server
@@ -143,7 +152,7 @@ def test_an_answer_of_one_piece_is_counted_by_its_usage() -> None:
 
 
 def test_callers_come_on_time_and_share_connections() -> None:
-    server, origins = driving([STREAM], ask(0.0), ask(0.05), ask(0.1))
+    server, origins = driving([STREAM], ask(0.0), ask(0.2), ask(0.4))
     assert all(origin.attempts[0].sent >= origin.ask.at - 0.001 for origin in origins)
     assert [request.connection for request in server.requests] == [1, 1, 1]
 
@@ -159,6 +168,12 @@ def test_a_connection_that_the_server_closes_is_not_used_again() -> None:
     server, origins = driving([[closing]], ask(stream=False), ask(0.05, stream=False))
     assert [origin.outcome for origin in origins] == ["served"] * 2
     assert server.connections == 2
+
+
+def test_a_connection_that_the_server_will_close_is_left() -> None:
+    closing = OK.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)
+    server, _ = driving([[closing, FOREVER]], ask(stream=False), ask(0.2, stream=False))
+    assert [request.left for request in server.requests] == [0, 1]
 
 
 def test_an_invitation_is_followed() -> None:
@@ -201,24 +216,35 @@ def test_a_fault_is_no_refusal() -> None:
 
 @pytest.mark.parametrize("script", [[FOREVER], [HEAD, FOREVER]], ids=["no head", "no token"])
 def test_patience_ends_and_the_connection_with_it(script: list[bytes]) -> None:
-    server, (origin,) = driving([script], ask(patience_s=0.1))
+    server, (origin, _) = driving([script, STREAM], ask(patience_s=0.1), ask(0.3))
     assert (origin.outcome, origin.attempts[0].reason) == ("timeout", "gave_up")
     assert len(origin.attempts) == 1
     assert origin.ended >= 0.1 - 0.002
-    assert (server.left, server.connections) == (1, 1)
+    assert [request.left for request in server.requests] == [0, 1]
 
 
 def test_a_try_may_end_before_patience_does() -> None:
-    _, (origin,) = driving([[FOREVER], STREAM], ask(patience_s=5, timeout_s=0.1))
+    _, (origin,) = driving([[FOREVER], STREAM], ask(patience_s=9, timeout_s=0.3))
     assert [attempt.reason for attempt in origin.attempts] == ["gave_up", ""]
     assert origin.outcome == "served"
 
 
 def test_tokens_extend_patience_and_silence_ends_it() -> None:
-    server, (origin,) = driving([[HEAD + TOKEN, TOKEN, FOREVER]], ask(patience_s=0.1))
+    server, (origin, _) = driving([[HEAD + TOKEN, TOKEN, FOREVER], STREAM], ask(patience_s=0.3), ask(0.9))
     assert (origin.outcome, len(origin.tokens_at), len(origin.attempts)) == ("timeout", 2, 1)
-    assert origin.ended >= origin.tokens_at[-1] + 0.1 - 0.002
-    assert server.left == 1
+    assert origin.ended >= origin.tokens_at[-1] + 0.3 - 0.002
+    assert [request.left for request in server.requests] == [0, 1]
+
+
+def test_a_stream_may_outlast_patience_while_tokens_come() -> None:
+    _, (origin,) = driving([[HEAD + TOKEN, LATER, TOKEN, LATER, END]], ask(patience_s=0.5))
+    assert origin.outcome == "served"
+    assert origin.ended >= 2 * LATER_S - 0.01
+
+
+def test_a_stream_that_has_begun_is_not_repeated() -> None:
+    server, (origin,) = driving([[HEAD + TOKEN, FOREVER]], ask(patience_s=9, timeout_s=0.3))
+    assert (origin.outcome, len(server.requests)) == ("timeout", 1)
 
 
 BROKEN = chunk(b'data: {"error": {"code": "stalled"}}\n\n') + b"0\r\n\r\n"
@@ -245,10 +271,10 @@ def test_an_answer_of_one_piece_that_breaks_is_repeated() -> None:
 
 @pytest.mark.parametrize("said", [b"SMTP ready\r\n\r\n", HEAD + chunk(b"data: {half\n\n")])
 def test_what_cannot_be_read_is_an_error(said: bytes) -> None:
-    server, (origin,) = driving([[said, FOREVER]], ask(retries=0))
+    server, (origin, _) = driving([[said, FOREVER], STREAM], ask(retries=0), ask(0.2))
     assert origin.outcome == "error"
     assert origin.attempts[0].reason
-    assert server.left == 1
+    assert [request.left for request in server.requests] == [0, 1]
 
 
 def test_nobody_listens() -> None:
@@ -267,7 +293,7 @@ def test_callers_are_dealt_round_robin_and_stay() -> None:
 
 
 def test_a_run_may_end_while_callers_wait() -> None:
-    server, origins = driving([[HEAD + TOKEN, FOREVER]], ask(), ask(0.01), ask(3.0), until_s=0.2)
+    server, origins = driving([[HEAD + TOKEN, FOREVER]], ask(), ask(0.01), ask(3.0), until_s=0.6)
     assert [origin.outcome for origin in origins] == ["open"] * 3
     assert [len(origin.tokens_at) for origin in origins] == [1, 1, 0]
     assert [len(origin.attempts) for origin in origins] == [1, 1, 0]
@@ -297,6 +323,28 @@ def test_a_cancelled_run_leaves_nothing_behind() -> None:
             return server
 
     asyncio.run(asyncio.wait_for(run(), 20))
+
+
+@pytest.mark.parametrize(
+    ("trusts", "outcome", "reason"),
+    [(True, "served", ""), (False, "error", "SSLCertVerificationError")],
+)
+def test_https(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusts: bool, outcome: str, reason: str
+) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST).configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    if trusts:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+
+    async def run() -> list[Origin]:
+        async with serving(STREAM, tls=context) as server:
+            return await drive([ask(retries=0)], [server.url], model="m")
+
+    (origin,) = asyncio.run(asyncio.wait_for(run(), 20))
+    assert (origin.outcome, origin.attempts[0].reason) == (outcome, reason)
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -1,5 +1,6 @@
 """The command: what runs, in which order, and what is shown; nothing is started."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class Stage:
         self.runs: list[tuple[str, str, int]] = []
         self.windows: list[tuple[float, float]] = []
         self.breaks: str | None = None
+        self.interrupts: str | None = None
 
     async def measure(self, pods: int) -> Capacity:
         return Capacity(2000.0)
@@ -32,6 +34,8 @@ class Stage:
     async def run(
         self, scenario: Scenario, contender: Contender, *, capacity: Capacity, pods: int, seed: int
     ) -> Result:
+        if contender.name == self.interrupts:
+            raise asyncio.CancelledError
         if contender.name == self.breaks:
             raise Broken(f"{contender.name}: it fell over")
         self.runs.append((scenario.name, contender.name, seed))
@@ -120,6 +124,13 @@ def test_a_broken_run_is_named_and_the_others_go_on(stage: Stage) -> None:
     said = invoke("--scenario", "spike", "--contender", "fifo", "--contender", "headgate", status=1)
     assert [name for _, name, _ in stage.runs] == ["headgate"]
     assert "it fell over" in said
+
+
+def test_what_was_measured_before_ctrl_c_is_shown(stage: Stage) -> None:
+    stage.interrupts = "headgate"
+    said = invoke("--scenario", "spike", "--contender", "fifo", "--contender", "headgate", status=1)
+    assert scenarios.ALL["spike"].says in said
+    assert "ended before all had run" in said
 
 
 @pytest.mark.parametrize("words", [("--scenario", "step-4x"), ("--contender", "nobody")])

@@ -3,20 +3,22 @@
 import pytest
 
 from mesh.bench.runs import doubts
-from mesh.bench.usage import Usage
+from mesh.bench.usage import MOST_LAG_MS, Usage
 
 
 def test_a_run_on_time_with_cores_to_spare_is_believed() -> None:
-    assert doubts(Usage({"pod-0": 0.5, "generator": 0.3}, lag_p99_ms=3)) == []
+    usage = Usage({"pod-0": 0.5, "generator": 0.3}, lag_p99_ms=MOST_LAG_MS)
+    assert doubts(usage, asked_late_ms=MOST_LAG_MS) == []
 
 
 @pytest.mark.parametrize(
-    ("usage", "words"),
+    ("usage", "asked_late_ms", "words"),
     [
-        (Usage({"pod-0": 0.1}, lag_p99_ms=35), "35 ms late"),
-        (Usage({"pod-0": 0.1, "envoy": 0.97}), "bound by CPU, of one core: envoy 97%"),
+        (Usage({"pod-0": 0.1}, lag_p99_ms=35), 1, "the loop 35 ms"),
+        (Usage({"pod-0": 0.1}, lag_p99_ms=3), 41, "callers began 41 ms late"),
+        (Usage({"pod-0": 0.1, "envoy": 0.97}), 1, "bound by CPU, of one core: envoy 97%"),
     ],
 )
-def test_what_is_doubted(usage: Usage, words: str) -> None:
-    (doubt,) = doubts(usage)
+def test_what_is_doubted(usage: Usage, asked_late_ms: float, words: str) -> None:
+    (doubt,) = doubts(usage, asked_late_ms)
     assert words in doubt

@@ -52,8 +52,8 @@ def test_the_default_set_exists() -> None:
 @pytest.mark.parametrize(
     ("name", "at", "times"),
     [
-        ("step-3x", 5.9, 0.7),
-        ("step-3x", 6.0, 3.0),
+        ("step-3x", 7.9, 0.7),
+        ("step-3x", 8.0, 3.0),
         ("step-10x", 30.0, 10.0),
         ("spike", 4.9, 0.9),
         ("spike", 5.0, 5.0),
@@ -101,3 +101,8 @@ def test_callers_of_a_spike_repeat_often() -> None:
 
 def test_callers_of_the_pulse_leave_after_five_seconds() -> None:
     assert {each.patience_s for each in scenarios.ALL["pulse"].traffic(CAPACITY)} == {5}
+
+
+def test_recovery_is_asked_where_something_changes() -> None:
+    steady = {name for name, scenario in scenarios.ALL.items() if scenario.changes_at_s is None}
+    assert steady == {"noisy-6", "noisy-100", "heavy-tail", "low"}

@@ -6,7 +6,7 @@ from statistics import fmean, median, pvariance
 import pytest
 
 from mesh.bench.workload import BATCH, PREMIUM, PROMPT, STANDARD, STOCK, Ask, Lengths, arrivals, mix, stock
-from sidecar.settings import Classes
+from sidecar.settings import CLASSES
 
 
 def seen(asks: list[Ask]) -> list[tuple[float, str, int]]:
@@ -75,10 +75,9 @@ def test_prompts_are_log_normal_and_bounded() -> None:
 
 
 def test_the_stock_mix_is_that_of_the_sidecar() -> None:
-    classes = Classes()
-    assert list(STOCK) == [PREMIUM, STANDARD, BATCH]
+    assert list(STOCK) == list(CLASSES) == [PREMIUM, STANDARD, BATCH]
     for cls, each in STOCK.items():
-        promised = getattr(classes, cls)
+        promised = CLASSES[cls]
         assert (each.ttft_s, each.itl_ms) == (promised.ttft_s, promised.itl_ms)
     assert sum(each.share for each in STOCK.values()) == pytest.approx(1)
     assert sum(each.rate for each in mix(7)) == pytest.approx(7)

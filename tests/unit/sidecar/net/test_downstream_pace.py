@@ -135,7 +135,7 @@ UNHEARD = [parked, not_taken, while_dialling, too_far_ahead, too_much_ahead, con
 @pytest.mark.parametrize("end", End)
 @pytest.mark.parametrize("situation", UNHEARD)
 def test_gone_while_nobody_reads(situation, end: End) -> None:  # type: ignore[no-untyped-def]
-    wire = Wire("admission: {max_in_flight: 1}")
+    wire = Wire("admission: {max_in_flight: 1, queue_timeout_s: 60}")
     client = situation(wire)
     assert not client.transport.reading
     wire.advance(5)

@@ -359,3 +359,87 @@ def test_what_came_before_a_fault_is_the_answers() -> None:
     wire.engine >> chunked(b"data: 2\n\n", last=False) + b"zz\r\n"
     body = client.received().partition(b"\r\n\r\n")[2]
     assert body.index(b"data: 2") < body.index(b"upstream_protocol")
+
+
+# The head of a stream waits for its first token.
+
+STREAM = b'{"stream": true}'
+UNTIL_CLOSE = answer(b"200 OK", b"", b"content-type: text/event-stream")
+
+
+@pytest.mark.parametrize("head", [SSE, UNTIL_CLOSE])
+@pytest.mark.parametrize("first", ["alone", "with the head", "in pieces"])
+def test_the_head_of_a_stream_comes_with_its_first_token(head: bytes, first: str) -> None:
+    wire = Wire()
+    client = wire.client() >> post(CHAT, STREAM)
+    token = chunked(b"data: 1\n\n", last=False) if head is SSE else b"data: 1\n\n"
+    if first == "alone":
+        wire.engine >> head
+        wire.advance(1)
+        assert not client.has_news
+        wire.engine >> token
+    elif first == "in pieces":
+        for i in range(len(head)):
+            wire.engine >> head[i : i + 1]
+        assert not client.has_news
+        wire.engine >> token
+    else:
+        wire.engine >> head + token
+    found = client.answer(b"POST")
+    assert (found.status, found.body, found.complete) == (200, b"data: 1\n\n", False)
+
+
+@pytest.mark.parametrize(
+    ("body", "head"),
+    [
+        (b"{}", SSE),
+        (STREAM, answer(b"404 Not Found", b"", b"content-length: 5")),
+        (STREAM, answer(b"429 Too Many Requests", b"", b"transfer-encoding: chunked")),
+    ],
+)
+def test_other_heads_pass_at_once(body: bytes, head: bytes) -> None:
+    wire = Wire()
+    client = wire.client() >> post(CHAT, body)
+    wire.engine >> head
+    assert client.answer(b"POST").status == int(head.split()[1])
+
+
+@pytest.mark.parametrize("end", End)
+@pytest.mark.parametrize("head", [SSE, UNTIL_CLOSE])
+def test_a_stream_that_breaks_before_its_first_token_gets_an_answer_of_ours(head: bytes, end: End) -> None:
+    wire = Wire()
+    client = wire.client() >> post(CHAT, STREAM)
+    wire.engine >> head >> end
+    found = client.answer(b"POST")
+    if head is UNTIL_CLOSE and end is End.CLOSE:
+        assert (found.status, found.body, found.complete) == (200, b"", True), "it was whole, and empty"
+    else:
+        assert (found.status, found.reason, found.complete) == (502, "upstream_reset", True)
+    wire.assert_at_rest()
+
+
+def test_a_stream_without_a_token_is_whole_all_the_same() -> None:
+    wire = Wire()
+    client = wire.client() >> post(CHAT, STREAM)
+    wire.engine >> SSE >> b"0\r\n\r\n"
+    found = client.answer(b"POST")
+    assert (found.status, found.body, found.complete) == (200, b"", True)
+
+
+def test_a_head_is_no_first_token() -> None:
+    """An engine that says 200 at once and then nothing is given up for it."""
+    wire = Wire("timeouts: {first_byte_s: 8}")
+    client = wire.client() >> post(CHAT, STREAM)
+    wire.engine >> SSE
+    wire.advance(10.5)
+    found = client.answer(b"POST")
+    assert (found.status, found.reason) == (504, "first_token_timeout")
+    assert wire.engine.aborted
+
+
+def test_nor_does_it_end_the_callers_deadline() -> None:
+    wire = Wire()
+    client = wire.client() >> post(CHAT, STREAM, "x-stainless-read-timeout: 3")
+    wire.engine >> SSE
+    wire.advance(3.5)
+    assert client.answer(b"POST").reason == "timeout"

@@ -11,6 +11,7 @@ from sidecar.balance.load import Occupancy
 from sidecar.balance.orca import LoadReport
 from sidecar.errors import CLIENT_GONE, MALFORMED, QUEUE_FULL
 from sidecar.exchange import Exchange, Reply
+from sidecar.flow.ticket import INVITED, Ticket
 from sidecar.stages.account import Account
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.metrics import Metrics
@@ -31,7 +32,7 @@ class Rig(Asker):
 
     def begin(self, *fields: str) -> Exchange:
         """A request that later stages have read."""
-        x = self.ask(*fields, target="/v1/chat/completions?key=secret", body=b"prompt")
+        x = self.ask(*fields, target="/v1/chat/completions?key=secret", body=b"spoken")
         x.tenant, x.cls, x.model, x.stream = "acme", "premium", "llama", True
         x.path, x.client_ip = "/v1/chat/completions", "192.0.2.7"
         return x
@@ -55,7 +56,9 @@ def answered_by_the_engine(rig: Rig, *fields: str) -> Exchange:
     x.parked, x.waited = x.arrived, 0.25
     x.dispatched = x.arrived + 0.5
     x.responded = x.arrived + 2.0
-    x.status, x.bytes_out, x.attempt, x.repeat = 200, 1234, 2, 3
+    x.status, x.bytes_out, x.attempt, x.repeat, x.tokens = 200, 1234, 2, 3, 17
+    x.ticket = Ticket(x, 0, "acme", 1.0, 20.5, 20.5, 100.0, x.arrived, x.arrived + 1, tier=INVITED)
+    x.ticket.position, x.ticket.predicted = 5, 1.25
     rig.clock.advance(3.0)
     x.pipeline.complete(x)
     return x
@@ -81,9 +84,14 @@ def test_an_answer_of_the_engine() -> None:
             "endpoint": "127.0.0.1:8000",
             "attempts": 2,
             "repeat": 3,
+            "invited": True,
             "duration_ms": 3000.0,
+            "position": 5,
+            "predicted_ms": 1250.0,
             "queue_ms": 250.0,
             "upstream_ms": 1500.0,
+            "prompt_tokens": 20,
+            "answer_tokens": 17,
             "bytes_in": 6,
             "bytes_out": 1234,
         }
@@ -101,6 +109,8 @@ def test_the_histograms() -> None:
         'headgate_time_to_first_byte_seconds_sum{class="premium",model="llama"} 2.0',
         'headgate_queue_seconds_sum{class="premium",model="llama"} 0.25',
         'headgate_response_bytes_total{class="premium",model="llama",tenant="acme"} 1234.0',
+        'headgate_tokens_total{class="premium",kind="prompt",model="llama",tenant="acme"} 20.5',
+        'headgate_tokens_total{class="premium",kind="answer",model="llama",tenant="acme"} 17.0',
     ):
         assert line in page
 
@@ -150,7 +160,7 @@ def test_neither_query_nor_key_nor_prompt_is_written_down() -> None:
     x.pipeline.refuse(x, Reply(QUEUE_FULL))
     written = rig.log.take() + rig.metrics.render("")[0] + repr(rig.receipts.last(10)).encode()
     assert b"secret" not in written
-    assert b"prompt" not in written
+    assert b"spoken" not in written
 
 
 @pytest.mark.parametrize("given", ["a", "Az-09_.:/+=|", "x" * 128, "6ba7b810-9dad-11d1-80b4-00c04fd430c8"])

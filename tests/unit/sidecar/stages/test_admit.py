@@ -1,252 +1,344 @@
-"""Who runs, who waits and for how long, and what the others are told."""
+"""Who runs, who waits and for how long."""
 
 import pytest
 
-from sidecar.exchange import DONE, FORWARDED, WAITING, Exchange
-from sidecar.flow.gate import Gate
-from sidecar.net.timers import Timers
-from sidecar.pipeline import Pipeline, Stage
-from sidecar.settings import Admission
+from sidecar.exchange import Exchange
+from sidecar.pipeline import Stage
 from sidecar.stages.admit import Admit
-from tests.harness.clock import FakeClock
-from tests.unit.sidecar.stages.asker import Asker
+from sidecar.stages.pick import Pick
+from tests.harness.engine import End, ok
+from tests.harness.wire import get, post
+from tests.unit.sidecar.stages.gated import ACME, Gated, reason, text, told
+
+# Who runs, who waits.
 
 
-class Reader(Stage):
-    """Stands for Identify: POSTs are work."""
-
-    def on_request(self, x: Exchange) -> None:
-        x.is_work = x.request.method == b"POST"
-
-
-class Rig(Asker):
-    """A gate, its stage, and time."""
-
-    def __init__(self, **admission: object) -> None:
-        defaults = {"max_in_flight": 1, "max_queue": 3, "queue_timeout_s": 10.0}
-        settings = Admission(**defaults | admission)  # type: ignore[arg-type]
-        self.gate: Gate[Exchange] = Gate(settings.max_in_flight, settings.max_queue)
-        clock = FakeClock()
-        timers = Timers(clock.now)
-        super().__init__(Reader(), Admit(settings, self.gate, clock, timers), clock=clock, timers=timers)
-
-    def reload(self, **admission: int | str) -> Pipeline:
-        """What the application does: the gate learns the new numbers, new requests get a new stage."""
-        settings = Admission(**admission)  # type: ignore[arg-type]
-        self.gate.limit, self.gate.max_queue = settings.max_in_flight, settings.max_queue
-        admit = Admit(settings, self.gate, self.clock, self.timers)
-        admit.let_in()
-        return self.pipeline_of(Reader(), admit)
-
-    def ask_several(self, count: int) -> list[Exchange]:
-        return [self.ask() for _ in range(count)]
-
-    def counts(self) -> tuple[int, int]:
-        """In flight, queued."""
-        return self.gate.in_flight, self.gate.queued
+def test_work_runs_up_to_the_limit_and_waits_beyond_it_in_order() -> None:
+    pod = Gated("max_in_flight: 2")
+    for user in "abcd":
+        pod.ask(user)
+    assert (pod.asked, pod.counts) == (["a", "b"], (2, 2))
+    first, second = pod.engines
+    second >> ok()
+    first >> ok()
+    assert (pod.asked, pod.counts) == (["a", "d", "b", "c"], (2, 0)), "each on the connection that was free"
 
 
-def finish(x: Exchange) -> None:
-    """The engine has answered, or the client has left."""
-    x.pipeline.complete(x)
-
-
-def states(xs: list[Exchange]) -> list[int]:
-    return [x.state for x in xs]
-
-
-def test_work_runs_up_to_the_limit_and_waits_beyond_it() -> None:
-    rig = Rig(max_in_flight=2)
-    xs = rig.ask_several(4)
-    assert states(xs) == [FORWARDED, FORWARDED, WAITING, WAITING]
-    assert rig.counts() == (2, 2)
-    assert [x.parked for x in xs] == [0.0, 0.0, rig.clock.now(), rig.clock.now()]
-
-
-def test_slots_go_out_in_order_of_arrival() -> None:
-    rig = Rig()
-    xs = rig.ask_several(4)
-    for x in xs:
-        assert rig.forwarded[-1] is x
-        finish(x)
-    assert rig.forwarded == xs
-    assert rig.counts() == (0, 0)
+def test_what_does_not_fit_into_the_cache_waits_and_an_empty_engine_takes_anything() -> None:
+    pod = Gated("max_in_flight: 9")
+    pod.gate.controller.learn_capacity(2000)
+    pod.ask("large", prompt=text(40_000))
+    pod.ask("small", prompt="one")
+    assert (pod.asked, pod.counts) == (["large"], (1, 1))
+    pod.finish()
+    pod.ask("medium", prompt=text(4000))
+    assert pod.asked == ["large", "small", "medium"]
 
 
 def test_the_wait_is_written_down() -> None:
-    rig = Rig()
-    first, second = rig.ask_several(2)
-    rig.pass_time(2.5)
-    finish(first)
-    assert (first.waited, second.waited) == (0.0, 2.5)
-    rig.pass_time(20.0)
-    finish(second)
-    assert (second.waited, rig.reason(second)) == (2.5, "")
+    pod = Gated()
+    pod.ask("a")
+    pod.ask("b")
+    pod.advance(2.5)
+    pod.finish()
+    assert (pod.record.queue_ms, pod.record.position) == (0.0, 0)
+    pod.advance(20)
+    pod.finish()
+    assert pod.record.queue_ms == 2500
+    assert pod.count("queue_seconds_count", model="other", **{"class": "standard"}) == 1
 
 
-def test_who_finds_the_queue_full_is_refused_at_once() -> None:
-    rig = Rig()
-    *_, last = rig.ask_several(5)
-    assert (rig.reason(last), last.parked, rig.counts()) == ("queue_full", 0.0, (1, 3))
+def test_higher_classes_go_first() -> None:
+    pod = Gated()
+    for user, cls in (("a", "batch"), ("b", "batch"), ("s", "standard"), ("p", "premium"), ("q", "premium")):
+        pod.ask(user, cls)
+    for _ in range(4):
+        pod.finish()
+    assert pod.asked == ["a", "p", "q", "s", "b"]
+
+
+def test_who_fits_does_not_wait_behind_lower_work_that_does_not() -> None:
+    pod = Gated("max_in_flight: 9", "classes: {batch: {ceiling: 0.25}}")
+    pod.gate.controller.learn_capacity(2000)
+    pod.ask("a", "batch", prompt=text(1200))
+    pod.ask("b", "batch", prompt=text(1200))
+    assert pod.counts == (1, 1)
+    pod.ask("p", "premium")
+    assert (pod.asked, pod.counts) == (["a", "p"], (2, 1))
+
+
+def test_tenants_take_turns() -> None:
+    pod = Gated()
+    for user in ("a", "b", "c"):
+        pod.ask(user)
+    pod.ask("acme", "standard", ACME)
+    for _ in range(3):
+        pod.finish()
+    assert pod.asked == ["a", "acme", "b", "c"]
+
+
+def test_of_one_tenant_the_one_with_the_least_time_goes_first() -> None:
+    pod = Gated()
+    pod.ask("a")
+    pod.ask("patient", "batch", "x-request-timeout-ms: 20000")
+    pod.ask("hurried", "batch", "x-request-timeout-ms: 5000")
+    pod.finish()
+    assert pod.asked == ["a", "hurried"]
+
+
+def test_what_is_not_work_passes_a_full_gate_and_takes_no_place() -> None:
+    pod = Gated("max_in_flight: 1, max_queue: 0")
+    pod.ask("a")
+    client = pod.client() >> get("/v1/models")
+    assert pod.counts == (1, 0)
+    pod.engine >> ok(b"models")
+    assert client.answer().body == b"models"
+    assert pod.counts == (1, 0)
+
+
+def test_work_whose_body_is_not_kept_waits_too() -> None:
+    pod = Gated()
+    pod.ask("a")
+    pod.client() >> post("/generate", b'{"user": "g"}')
+    assert (pod.asked, pod.counts) == (["a"], (1, 1))
+    pod.finish()
+    assert pod.asked == ["a", "g"]
+
+
+def test_a_client_that_leaves_while_it_waits_leaves_nothing_behind() -> None:
+    pod = Gated("max_in_flight: 1, max_queue: 2")
+    pod.ask("a", stream=True)
+    gone, kept = pod.ask("b"), pod.ask("c")
+    gone >> End.CLOSE
+    pod.advance(0.5)
+    assert pod.counts == (1, 1)
+    other = pod.ask("d")
+    assert (pod.counts, reason(kept), reason(other)) == ((1, 2), "", ""), "its place is free"
+    for _ in range(3):
+        pod.finish()
+    assert pod.asked == ["a", "c", "d"]
+    pod.assert_at_rest()
+
+
+def on_their_way(pod: Gated) -> list[Exchange]:
+    """What the engine works on."""
+    found = [client._x for client in pod.context.clients]
+    return [x for x in found if x is not None and x.upstream is not None]
+
+
+def send_back(x: Exchange, stage: type[Stage]) -> None:
+    assert x.upstream is not None
+    x.upstream.abandon()
+    stages = [type(enter.__self__) for enter in x.pipeline._enter]  # type: ignore[attr-defined]
+    x.pipeline.retry(x, at=stages.index(stage))
+
+
+def test_the_place_is_kept_while_the_attempt_changes() -> None:
+    pod = Gated()
+    pod.ask("a")
+    pod.ask("b")
+    (x,) = on_their_way(pod)
+    send_back(x, Pick)
+    pod.settle()
+    assert (pod.asked, pod.counts) == (["a", "a"], (1, 1))
+
+
+def test_who_is_sent_back_waits_before_others_of_its_class_with_all_its_time_again() -> None:
+    pod = Gated("max_in_flight: 1, queue_timeout_s: 10")
+    pod.ask("a", stream=True)
+    pod.ask("b", stream=True)
+    pod.advance(8)
+    (x,) = on_their_way(pod)
+    pod.ask("c")
+    send_back(x, Admit)
+    pod.settle()
+    assert (pod.asked, pod.counts) == (["a", "b"], (1, 2))
+    pod.advance(9)
+    pod.finish()
+    assert (pod.asked[-1], pod.counts) == ("a", (1, 1))
+
+
+# How long.
+
+
+@pytest.mark.parametrize(
+    ("admission", "cls", "seconds"),
+    [
+        ("max_in_flight: 1", "premium", 1),
+        ("max_in_flight: 1", "standard", 3),
+        ("max_in_flight: 1", "batch", 30),
+        ("max_in_flight: 1, queue_timeout_s: 7", "premium", 7),
+        ("max_in_flight: 1, queue_timeout_s: 7", "batch", 7),
+    ],
+)
+def test_nobody_waits_longer_than_its_class_allows(admission: str, cls: str, seconds: float) -> None:
+    pod = Gated(admission + ", preempt: off")
+    pod.ask("a")
+    client = pod.ask("b", cls)
+    pod.advance(seconds - 0.25)
+    assert not client.has_news
+    pod.advance(0.5)
+    answer = told(client)
+    assert (answer.status, answer.reason, pod.counts) == (503, "queue_timeout", (1, 0))
+    assert pod.record.queue_ms == pytest.approx(1000 * seconds, abs=250)
+    pod.finish()
+    assert pod.asked == ["a"]
+
+
+def test_a_class_may_be_given_another_wait_than_its_objective() -> None:
+    pod = Gated(more="classes: {standard: {max_wait_s: 8}}")
+    pod.ask("a")
+    client = pod.ask("b")
+    pod.advance(7.5)
+    assert not client.has_news
+    pod.advance(1)
+    assert reason(client) == "queue_timeout"
+
+
+def test_who_runs_does_not_time_out() -> None:
+    pod = Gated()
+    pod.ask("a")
+    client = pod.ask("b")
+    pod.finish()
+    pod.advance(30)
+    assert not client.has_news
+    pod.engine >> ok(b"late")
+    assert told(client).body == b"late"
+
+
+def test_the_wait_counts_from_when_the_caller_first_asked() -> None:
+    pod = Gated(more="trusted_proxies: [192.0.2.7]")
+    pod.ask("a")
+    client = pod.ask("b", "standard", f"x-request-start: t={pod.clock.wall() - 2:.3f}")
+    pod.advance(0.75)
+    assert not client.has_news
+    pod.advance(0.5)
+    assert reason(client) == "queue_timeout"
+
+
+def test_a_caller_with_less_time_gets_its_answer_by_its_deadline() -> None:
+    pod = Gated()
+    pod.ask("a")
+    client = pod.ask("b", "standard", "x-request-timeout-ms: 1500")
+    pod.advance(1.75)
+    answer = told(client)
+    assert (answer.status, answer.reason, pod.counts) == (504, "timeout", (1, 0))
+
+
+def test_who_could_not_be_in_time_any_more_is_told_so_when_it_is_its_turn() -> None:
+    pod = Gated()
+    pod.knows(work=1e9, prompts=1000)
+    pod.ask("a")
+    client = pod.ask("long", prompt=text(11_000))  # 2.75 s of work on the prompt, and 3 s to go
+    pod.ask("short")
+    pod.advance(1.5)
+    pod.finish()
+    assert (pod.asked, reason(client)) == (["a", "short"], "overloaded")
+
+
+# A full queue.
+
+
+def test_a_full_queue_drops_who_is_least_important() -> None:
+    pod = Gated("max_in_flight: 1, max_queue: 2")
+    pod.ask("a")
+    kept, dropped = pod.ask("b", "batch"), pod.ask("c", "batch")
+    assert reason(pod.ask("d", "batch")) == "queue_full", "nobody is less important"
+    premium = pod.ask("p", "premium")
+    assert [reason(client) for client in (kept, dropped, premium)] == ["", "queue_full", ""]
+    assert pod.counts == (1, 2)
+    assert reason(pod.ask("s", "standard")) == ""
+    assert reason(kept) == "queue_full"
+    assert reason(pod.ask("t", "standard")) == "queue_full"
+    pod.finish()
+    pod.finish()
+    assert pod.asked == ["a", "p", "s"]
 
 
 def test_without_a_queue_nobody_waits() -> None:
-    rig = Rig(max_queue=0)
-    _, second = rig.ask_several(2)
-    assert rig.reason(second) == "queue_full"
+    pod = Gated("max_in_flight: 1, max_queue: 0")
+    pod.ask("a")
+    assert [reason(pod.ask("b", cls)) for cls in ("premium", "batch")] == ["queue_full", "queue_full"]
+    assert pod.counts == (1, 0)
 
 
-def test_nobody_waits_longer_than_the_queue_timeout() -> None:
-    rig = Rig()
-    rig.ask()
-    x = rig.ask()
-    rig.pass_time(9.75)
-    assert x.state == WAITING
-    rig.pass_time(0.5)
-    assert (rig.reason(x), x.state, rig.counts()) == ("queue_timeout", DONE, (1, 0))
-    assert x.waited == pytest.approx(10.0, abs=0.25)
+def test_bodies_that_wait_are_bounded_too() -> None:
+    pod = Gated("max_in_flight: 1, max_queue_bytes: 4096")
+    pod.ask("a")
+    client = pod.ask("b", "batch", prompt=text(3000))
+    assert reason(pod.ask("c", "batch", prompt=text(3000))) == "queue_full"
+    assert reason(pod.ask("small", "batch")) == ""
+    pod.ask("p", "premium", prompt=text(3000))
+    assert (reason(client), pod.counts) == ("queue_full", (1, 1))
+    assert 3000 <= pod.gate.queued_bytes <= 4096
 
 
-def test_who_was_let_in_does_not_time_out() -> None:
-    rig = Rig()
-    first, second = rig.ask_several(2)
-    finish(first)
-    rig.pass_time(30.0)
-    assert (second.state, second.timer, rig.reason(second)) == (FORWARDED, None, "")
+# Off, and shadow.
 
 
-def test_a_client_that_leaves_while_it_waits_gives_up_its_place() -> None:
-    rig = Rig()
-    first, second, third, fourth = rig.ask_several(4)
-    rig.pass_time(1.0)
-    finish(second)
-    assert (second.waited, second.timer) == (1.0, None)
-    assert rig.counts() == (1, 2)
-    rig.ask()
-    assert rig.counts() == (1, 3), "its place is free"
-    finish(first)
-    finish(third)
-    assert rig.forwarded[1:] == [third, fourth]
-    rig.pass_time(30.0)
-    assert rig.reason(second) == ""
+def test_off_everything_runs_and_nothing_is_counted() -> None:
+    pod = Gated("mode: off, max_in_flight: 1, max_queue: 0")
+    clients = [pod.ask(user) for user in "abcde"]
+    assert (sorted(pod.asked), pod.counts) == (list("abcde"), (0, 0))
+    for engine in pod.engines:
+        engine >> ok()
+    assert [told(client).status for client in clients] == [200] * 5
+    pod.assert_at_rest()
 
 
-def test_the_caller_is_invited_back_after_the_predicted_wait_and_a_little_chance() -> None:
-    rig = Rig(max_in_flight=3, max_queue=2)
-    *inside, _, _ = rig.ask_several(5)
-    refused = rig.ask()
-    assert rig.answers[refused].retry_after_s == pytest.approx(3 * 1.0 * 1.2), "nothing is known: 1 s each"
-    finish(inside[0])
-    rig.ask()
-    rig.pass_time(4.0)
-    finish(inside[1])
-    rig.ask()
-    assert rig.answers[rig.ask()].retry_after_s == pytest.approx(3 * 4.0 * 1.2)
-
-
-def test_the_invitation_grows_with_the_queue() -> None:
-    waits = []
-    for max_queue in (1, 2, 8):
-        rig = Rig(max_queue=max_queue)
-        *_, last = rig.ask_several(max_queue + 2)
-        waits.append(rig.answers[last].retry_after_s)
-    assert waits == pytest.approx([2.4, 3.6, 10.8])
-
-
-def test_a_timeout_invites_too() -> None:
-    rig = Rig()
-    rig.ask()
-    x = rig.ask()
-    rig.pass_time(11.0)
-    assert rig.answers[x].retry_after_s == pytest.approx(2 * 1.0 * 1.2)
-
-
-def test_what_is_not_work_passes_a_full_gate_and_takes_no_slot() -> None:
-    rig = Rig(max_queue=0)
-    rig.ask()
-    x = rig.ask(method="GET", target="/v1/models")
-    assert (x.state, rig.counts()) == (FORWARDED, (1, 0))
-    finish(x)
-    assert rig.counts() == (1, 0)
-
-
-def test_off_means_that_everything_runs() -> None:
-    rig = Rig(mode="off", max_queue=0)
-    xs = rig.ask_several(5)
-    assert states(xs) == [FORWARDED] * 5
-    for x in xs:
-        finish(x)
-    assert rig.counts() == (0, 0)
-
-
-def test_a_slot_is_kept_while_the_attempt_changes() -> None:
-    rig = Rig()
-    first, second = rig.ask_several(2)
-    first.pipeline.retry(first)
-    assert (first.state, second.state, rig.counts()) == (FORWARDED, WAITING, (1, 1))
-
-
-def test_a_rewritten_request_queues_again() -> None:
-    rig = Rig()
-    first, second = rig.ask_several(2)
-    first.pipeline.retry(first, at=1)
-    assert (first.state, second.state, rig.counts()) == (WAITING, FORWARDED, (1, 1))
-
-
-def test_who_queues_again_has_all_its_time_again() -> None:
-    rig = Rig()
-    first, second, third = rig.ask_several(3)
-    rig.pass_time(8.0)
-    finish(first)
-    second.pipeline.retry(second, at=1)
-    assert (second.state, third.state) == (WAITING, FORWARDED)
-    rig.pass_time(8.0)
-    assert second.state == WAITING
-    finish(third)
-    assert (second.state, second.waited) == (FORWARDED, 16.0)
+def test_shadow_everything_runs_and_what_would_have_been_is_counted() -> None:
+    pod = Gated("mode: shadow, max_in_flight: 1, max_queue: 0")
+    pod.ask("a")
+    pod.ask("b")
+    assert (sorted(pod.asked), pod.counts) == (["a", "b"], (2, 0))
+    assert pod.count("admission_shadow_total", decision="refuse", **{"class": "standard"}) == 1
+    for engine in pod.engines:
+        engine >> ok()
+    pod.assert_at_rest()
+    pod.reload("mode: shadow, max_in_flight: 1, max_queue: 5")
+    for user in "cde":
+        pod.ask(user, "batch")
+    assert pod.count("admission_shadow_total", decision="queue", **{"class": "batch"}) == 2
+    for _ in range(20):
+        pod.advance(0.5)
+    assert pod.counts == (3, 0), "nobody is put back either"
 
 
 # Reloads.
 
 
 def test_a_smaller_limit_waits_for_departures() -> None:
-    rig = Rig(max_in_flight=3)
-    *inside, waiting = rig.ask_several(4)
-    rig.reload(max_in_flight=1, max_queue=3)
-    for x in inside[:2]:
-        finish(x)
-        assert waiting.state == WAITING
-    finish(inside[2])
-    assert waiting.state == FORWARDED
+    pod = Gated("max_in_flight: 3")
+    for user in "abcd":
+        pod.ask(user)
+    pod.reload("max_in_flight: 1")
+    for engine in pod.engines[:2]:
+        engine >> ok()
+        assert "d" not in pod.asked
+    pod.finish()
+    assert (pod.asked[-1], pod.counts) == ("d", (1, 0))
 
 
-def test_a_larger_limit_lets_in_all_who_fit_at_the_next_departure() -> None:
-    rig = Rig()
-    first, *waiting = rig.ask_several(4)
-    rig.reload(max_in_flight=2, max_queue=3)
-    finish(first)
-    assert states(waiting) == [FORWARDED, FORWARDED, WAITING]
-
-
-def test_a_larger_limit_lets_in_all_who_fit_in_order_of_arrival() -> None:
-    rig = Rig()
-    first, *waiting = rig.ask_several(4)
-    pipeline = rig.reload(max_in_flight=3, max_queue=3)
-    newcomer = rig.ask(pipeline=pipeline)
-    assert states([first, *waiting]) == [FORWARDED, FORWARDED, FORWARDED, WAITING]
-    assert newcomer.state == WAITING, "it came last"
-    finish(first)
-    finish(waiting[0])
-    assert rig.forwarded == [first, *waiting, newcomer]
+def test_a_larger_limit_lets_in_all_who_fit_in_order() -> None:
+    pod = Gated()
+    for user in "abcd":
+        pod.ask(user)
+    pod.reload("max_in_flight: 3")
+    assert (pod.asked, pod.counts) == (["a", "b", "c"], (3, 1))
+    pod.ask("e")
+    pod.finish()
+    assert (pod.asked[-1], pod.counts) == ("d", (3, 1)), "who came last waits"
 
 
 def test_turned_off_by_a_reload_the_gate_still_empties_its_queue() -> None:
-    rig = Rig()
-    first, second = rig.ask_several(2)
-    passing = rig.ask(pipeline=rig.reload(mode="off", max_in_flight=1))
-    assert (passing.state, second.state) == (FORWARDED, WAITING)
-    finish(first)
-    assert second.state == FORWARDED
-    finish(passing)
-    finish(second)
-    assert rig.counts() == (0, 0)
+    pod = Gated()
+    pod.ask("a")
+    waits = pod.ask("b")
+    pod.reload("mode: off, max_in_flight: 1")
+    pod.ask("c")
+    assert (pod.asked, waits.has_news) == (["a", "c"], False)
+    pod.engines[0] >> ok()
+    assert (pod.asked, pod.counts) == (["a", "b", "c"], (1, 0))
+    for engine in pod.engines:
+        engine >> ok()
+    pod.assert_at_rest()

@@ -95,6 +95,10 @@ def test_gauges_are_read_when_asked() -> None:
 def test_what_is_shown_is_what_the_table_says() -> None:
     metrics = Metrics("1", 2)
     metrics.series("a", "m", "batch").done(200, "", 1.0, 1.0, 1.0, 1)
+    metrics.corrected("deadline")
+    metrics.shadowed("batch", "queue")
+    metrics.preempted("batch", "requeued")
+    metrics.predicted("batch", 1.0, 2.0)
     for name, row in GAUGES.items():
         metrics.gauge(name, lambda: 1, *(["client"] if row.labels else []))
     families = {f.name: f for f in parse(metrics.render("")[0].decode()) if f.name.startswith("headgate")}
@@ -105,6 +109,23 @@ def test_what_is_shown_is_what_the_table_says() -> None:
         assert family.documentation == row.help
         if row.labels:
             assert set(family.samples[0].labels) - {"le"} == set(row.labels)
+
+
+def test_what_admission_did_is_counted() -> None:
+    metrics = Metrics("1", 2)
+    for cls, decision in (("batch", "queue"), ("batch", "queue"), ("premium", "refuse")):
+        metrics.shadowed(cls, decision)
+    metrics.preempted("batch", "requeued")
+    metrics.corrected("max_tokens")
+    for predicted, actual in ((2.0, 1.0), (1.0, 4.0)):
+        metrics.predicted("batch", predicted, actual)
+    found = samples(metrics)
+    assert found["headgate_admission_shadow_total", "batch", "queue"] == 2
+    assert found["headgate_admission_shadow_total", "premium", "refuse"] == 1
+    assert found["headgate_preemptions_total", "batch", "requeued"] == 1
+    assert found["headgate_corrected_total", "max_tokens"] == 1
+    assert found["headgate_prediction_error_seconds_count", "batch"] == 2
+    assert found["headgate_prediction_error_seconds_sum", "batch"] == 1.0 + 3.0, "the sign is dropped"
 
 
 def test_formats() -> None:
