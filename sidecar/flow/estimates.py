@@ -77,7 +77,11 @@ class Estimates:
         whole = self._known.setdefault(("", model), _Known()) if tenant else None
         known = self._known[tenant, model] = _Known(whole)
         while len(self._known) > _MOST_KEYS:
-            del self._known[next(iter(self._known))]
+            oldest = next(iter(self._known))
+            if not oldest[0]:  # newcomers start from it
+                self._known[oldest] = self._known.pop(oldest)
+                oldest = next(iter(self._known))
+            del self._known[oldest]
         return known
 
     def dump(self) -> list[dict[str, Any]]:

@@ -84,21 +84,20 @@ def test_what_an_engine_does_not_say_teaches_nothing() -> None:
     assert prompt == fresh == pytest.approx(1000.0, rel=0.01)
 
 
-def test_what_is_known_is_bounded_and_the_longest_unused_goes() -> None:
+def test_what_is_known_is_bounded_and_what_is_known_of_a_model_stays() -> None:
     estimates = taught(*[50] * 50)
     for n in range(10_000):
-        estimates.learn(f"t{n}", "m", 900, size=4000)
-        if n % 1000 == 0:
-            estimates.learn("a", "m", 50, size=4000)
+        estimates.learn(f"t{n}", "m", 50, size=4000)
+        assert answer(estimates, "new") < 100.0
     assert len(estimates) == 4096
-    assert answer(estimates, "a") < 100.0
 
 
 def test_what_was_learnt_can_be_taken_up_again() -> None:
     estimates = taught(*[50] * 200, prompt=2000, cached=500)
     again = Estimates()
     again.load(estimates.dump())
-    assert again.expect("a", "m", 4000, None) == pytest.approx(estimates.expect("a", "m", 4000, None), rel=0.01)
+    expected = estimates.expect("a", "m", 4000, None)
+    assert again.expect("a", "m", 4000, None) == pytest.approx(expected, rel=0.01)
     again.learn("a", "m", 1050, size=4000)
     assert answer(again) < 100.0, "as sure as before"
 
@@ -129,4 +128,5 @@ def test_absurd_numbers_are_bounded() -> None:
     estimates = Estimates()
     estimates.load(rows)
     prompt, fresh, expected = estimates.expect("a", "m", 4000, None)
-    assert (prompt, fresh, expected) == (pytest.approx(8001.0), 0.0, 0.0)
+    assert prompt == pytest.approx(8001.0)
+    assert fresh == expected == 0.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sidecar.flow.admission import Admission, Terms
+from sidecar.flow.admission import ENTERED, QUEUED, Admission, Terms
 from sidecar.flow.controller import Controller
-from sidecar.flow.ticket import Ticket
+from sidecar.flow.ticket import DECODE, Ticket
 
 HIGH, MIDDLE, LOW = range(3)
 TERMS = (
@@ -22,7 +22,9 @@ def ticket(cls: int = HIGH, tenant: str = "a", **changes: Any) -> Ticket:
         "member": None, "weight": 1.0, "came": 0.0, "due": 1e6,
         "prompt": 100.0, "fresh": 100.0, "answer": 100.0,
     }  # fmt: skip
-    return Ticket(cls=cls, tenant=tenant, **(fields | changes))
+    found = Ticket(cls=cls, tenant=tenant, **(fields | changes))
+    found.work, found.room = found.fresh + DECODE * found.answer, found.needs()  # as on arrival
+    return found
 
 
 def gate(seats: int = 1, *, max_queue: int = 1000, capacity: float = 1e9, **changes: Any) -> Admission:
@@ -35,3 +37,35 @@ def gate(seats: int = 1, *, max_queue: int = 1000, capacity: float = 1e9, **chan
     for name, value in changes.items():
         setattr(found, name, value)
     return found
+
+
+def busy(seats: int = 1, **changes: Any) -> Admission:
+    """A gate whose every seat is taken."""
+    found = gate(seats, **changes)
+    for _ in range(seats):
+        assert found.arrive(ticket(tenant="first"), 0.0) == ENTERED
+    return found
+
+
+def wait(admission: Admission, one: Ticket, now: float = 0.0) -> Ticket:
+    assert admission.arrive(one, now) == QUEUED
+    return one
+
+
+def turn(admission: Admission, now: float = 0.0) -> Ticket | None:
+    """Somebody has got its answer, and so the next one enters."""
+    one = next(iter(admission.running))
+    admission.on_first_token(one, now)
+    one.tokens = int(one.answer)
+    admission.leave(one)
+    return admission.next_in(now)
+
+
+def order(admission: Admission, now: float = 0.0) -> list[Ticket | None]:
+    return [turn(admission, now) for _ in range(admission.queued)]
+
+
+def measured(admission: Admission, work: float = 1000.0, prompt: float = 10_000.0) -> Admission:
+    """It is known how fast the engine is, in tokens a second."""
+    admission.meter.work_rate, admission.meter.prompt_rate = work, prompt
+    return admission
