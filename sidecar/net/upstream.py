@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 _SAFE: Final = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 section 9.2.1
 _EVENT_END: Final = b"\n\n"
-_END_MARK: Final = 32  # bytes; `data: [DONE]` and its framing are fewer
+_USAGE: Final = b'"usage"'
+_TAIL: Final = 4096  # bytes at the end of a piece in which it is looked for
 _JOINED_UP_TO: Final = 16 * 1024  # below this one copied write is cheaper than two buffers
 
 log = logging.getLogger("headgate.upstream")
@@ -106,9 +107,8 @@ class Upstream(asyncio.Protocol):
             if x.client.takes_chunks and not x.pipeline.sees_data:
                 length = reader.whole_chunks(data)
                 if length:
-                    x.tokens += data.count(_EVENT_END)
-                    if length > _END_MARK:
-                        x.tail = data
+                    if x.is_work:
+                        _count(x, data)
                     x.client.pass_on(x, data, length)
                     return
         if self._read(x, data):
@@ -123,10 +123,8 @@ class Upstream(asyncio.Protocol):
             head = self._head(x, bool(body))
             if head is None:
                 return
-        if body:
-            x.tokens += body.count(_EVENT_END)
-            if len(body) > _END_MARK:
-                x.tail = body
+        if body and x.is_work:
+            _count(x, body)
         if body and x.pipeline.sees_data and not x.pipeline.data(x, body):
             return
         if reader.complete:
@@ -368,6 +366,14 @@ class Upstream(asyncio.Protocol):
                 self._fail(STALLED)
         if not self._transport.is_closing():
             self._timer = self._context.timers.after(self._every(), self._check, None)
+
+
+def _count(x: Exchange, data: bytes) -> None:
+    """The events in a piece of an answer; and its usage, which is all of it that is kept: memory is scarce."""
+    x.tokens += data.count(_EVENT_END)
+    at = data.rfind(_USAGE, -_TAIL)
+    if at >= 0:
+        x.tail = data[at:]
 
 
 def _origin_form(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
