@@ -25,10 +25,11 @@ READ: Final = (b"/health", b"/v1/models", b"/version")
 _NAMES: Final = tuple(FAULTS)
 _WEIGHTS: Final = tuple(accumulate(fault.weight for fault in FAULTS.values()))
 _ERROR_EVENT: Final = re.compile(rb'\n\ndata: {"error":{.*"code":"(\w+)"}}\n\n')
-_WORK: Final = frozenset({"queue_full", "queue_timeout"})
+_WORK: Final = frozenset({"queue_full", "queue_timeout", "overloaded"})
 _LONG: Final = 20_000  # bytes
 # Long enough never to pass, so that a deadline that is not taken back is kept in memory.
 _PATIENT: Final = b"x-request-timeout-ms: 3600000\r\n"
+_MODEST: Final = b"x-priority: batch\r\n"  # may have to give way
 
 
 class Wrong(Exception):
@@ -84,7 +85,6 @@ class Ask:
             outcome in self.outcomes
             or outcome in STRAY
             or (outcome in _WORK and self.method == b"POST")
-            or (outcome == "overloaded" and self.path in HELD)
             or (outcome in ("timeout", CUT) and self.hurried)
             # The head of an answer to HEAD is all of it, whatever was to follow.
             or (outcome == WHOLE and CUT in self.outcomes and self.method == b"HEAD")
@@ -117,6 +117,8 @@ def make(chance: Random, request_id: bytes) -> Ask:
         ask.chunked = False
     elif ask.body and chance.random() < 0.03:
         ask.expects = True
+    if ask.method == b"POST" and chance.random() < 0.2:
+        ask.fields.append(_MODEST)
     hurry = chance.random()
     if hurry < 0.04:
         ask.hurried = True

@@ -44,7 +44,15 @@ MOST: Final = {"headgate_in_flight": 64, "headgate_queued": 100, "headgate_buffe
 _PROGRAM: Final = ("-W", "always::ResourceWarning", "-m", "tests.chaos.watched")
 _TAKEN: Final = " configuration "  # in each line of the log about one
 # Objects that a cache may hold, by its limit.
-_CACHES: Final = Counter({"sidecar.llm.request.Route": 1024})
+_CACHES: Final = Counter(
+    {
+        "sidecar.llm.request.Route": 1024,
+        "sidecar.flow.invitations.Refused": 16_384,
+        "sidecar.flow.estimates._Known": 4096,
+        "sidecar.flow.fair.Account": 4096,
+        "sidecar.telemetry.metrics.Distribution": 8,  # of errors, one for each class
+    }
+)
 _GAUGE: Final = re.compile(r"^(headgate_\w+) (\S+)$", re.MULTILINE)
 
 
