@@ -140,7 +140,7 @@ class Admission:
 
     def _judge(self, ticket: Ticket, now: float) -> int:
         ticket.predicted = wait = self.predict(ticket, now)
-        ticket.position = sum(len(queue) for queue in self.queues[: ticket.cls + 1])
+        ticket.position = sum(map(len, self.queues[: ticket.cls + 1]))
         if ticket.tier != INVITED and (self._too_late(ticket, wait, now) or self._is_excess(ticket)):
             return DOOMED
         if self.queued >= self.max_queue or self.queued_bytes + ticket.size > self.max_bytes:
@@ -357,20 +357,22 @@ class Admission:
     def _candidates(self, now: float) -> Iterator[tuple[Ticket, int, bool]]:
         """Ticket, as which class it may fill the engine, whether nobody below it may go before it."""
         queues = self.queues
-        for cls in range(1, len(queues)):
-            head = queues[cls].head()
-            if head is not None and self._credit[cls] >= head.work:
-                yield head, 0, False
-        aged: list[list[Ticket]] = [[] for _ in queues]
+        aged: dict[int, list[Ticket]] = {}
         for cls in range(1, len(queues)):
             oldest = queues[cls].oldest
-            if oldest is not None:
-                steps = int((now - oldest.queued) / self.aging_s)
-                if steps:
-                    aged[max(cls - steps, 0)].append(oldest)
+            if oldest is None:
+                continue
+            if self._credit[cls]:
+                head = queues[cls].head()
+                if head is not None and self._credit[cls] >= head.work:
+                    yield head, 0, False
+            steps = int((now - oldest.queued) / self.aging_s)
+            if steps:
+                aged.setdefault(max(cls - steps, 0), []).append(oldest)
         for cls, queue in enumerate(queues):
-            for ticket in aged[cls]:
-                yield ticket, cls, True
+            if aged:
+                for ticket in aged.get(cls, ()):
+                    yield ticket, cls, True
             head = queue.head()
             if head is not None:
                 yield head, cls, True
