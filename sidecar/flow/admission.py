@@ -120,11 +120,9 @@ class Admission:
     def arrive(self, ticket: Ticket, now: float) -> int:
         """ENTERED, QUEUED, DOOMED (it would come too late) or FULL; after the last two nothing is held."""
         self._serial = ticket.serial = self._serial + 1
-        fresh = ticket.fresh
-        ticket.work = work = fresh + DECODE * ticket.answer
-        ticket.room = room = ticket.needs()
-        self._work_part += (work / room - self._work_part) * _SLOW
-        self._fresh_part += (fresh / work - self._fresh_part) * _SLOW
+        work = ticket.work
+        self._work_part += (work / ticket.room - self._work_part) * _SLOW
+        self._fresh_part += (ticket.fresh / work - self._fresh_part) * _SLOW
         self.anomaly.on_arrived(ticket.tenant, work)
         if not self.queued and self._fits(ticket, ticket.cls, now):
             self._asked[ticket.cls] += work
@@ -299,9 +297,15 @@ class Admission:
         return queue.share_of(ticket.tenant) * max(queue.tenants, 2) >= 1.0
 
     def _make_place(self, ticket: Ticket) -> bool:
-        """Drop who is less important than `ticket`, until it has a place."""
-        if ticket.size > self.max_bytes:
-            return False
+        """Drop who is less important than `ticket`, until it has a place; nobody, if it would have none."""
+        if self.queued > self.max_queue or self.queued_bytes + ticket.size > self.max_bytes:
+            cls, tier = ticket.cls, ticket.tier
+            less = [other for queue in self.queues[cls + 1 :] for other in queue]
+            less += [other for other in self.queues[cls] if other.tier > tier]
+            if self.queued - len(less) >= self.max_queue:
+                return False
+            if self.queued_bytes - sum(other.size for other in less) + ticket.size > self.max_bytes:
+                return False
         for cls in range(len(self.queues) - 1, ticket.cls - 1, -1):
             while (last := self.queues[cls].last()) is not None:
                 if cls == ticket.cls and last.tier <= ticket.tier:
@@ -426,8 +430,9 @@ class Admission:
         seconds = now - self._window
         self._window = now
         objective = min((self.terms[ticket.cls].itl_ms for ticket in self.running), default=1e9)
-        window = self.meter.close(now, self.running, objective)
-        self.controller.on_window(self._with_what_was_heard(window))
+        window = self._with_what_was_heard(self.meter.close(now, self.running, objective, self.room))
+        if self.controller.on_window(window):
+            self.meter.believe_from(now)
         for demand, constant in ((self._demand, _DEMAND_S), (self._custom, _CUSTOM_S)):
             weight = min(seconds / constant, 1.0)
             for cls, asked in enumerate(self._asked):

@@ -4,17 +4,20 @@ Twice a second, from one window's signals, in this order:
 
     inter-token p90 > 0.9 objective         limit x max(0.7, 0.9 objective / p90)
     preemptions, or KV in use > 0.95        limit x 0.92
-    the engine's own queueing d > 50 ms     limit x max(0.7, 1 - 0.3 (d - 50) / 50)
-    somebody waits here (bound):            e = cov(ln work/s, ln running) / var(ln running)
-        e unknown or >= 0.1                 limit + 2 % of the KV cache
-        -0.1 <= e < 0.1                     as it is
-        e < -0.1                            limit - 2 %
+    somebody waits here (bound), and
+      the engine's own queueing d > 50 ms   limit x max(0.7, 1 - 0.3 (d - 50) / 50)
+      e unknown or >= 0.1                   limit + 2 % of the KV cache
+      -0.1 <= e < 0.1                       as it is
+      e < -0.1                              limit - 2 %
 
-The elasticity e comes from exponential moments over about 20 windows: single ones are noise, since prompts
-and answers cost differently. It is unknown while the number that runs hardly changes. The latency of whole
-requests says nothing here: it follows the length of answers. The objective is absolute, and no baseline is
-learnt, since a controller of ratios takes a bad steady state for the best there is. Of a KV cache whose
-size nobody told, the limit may grow beyond the guess for as long as that helps.
+where e = cov(ln work/s, ln running) / var(ln running), from exponential moments over about 20 windows: single
+ones are noise, since prompts and answers cost differently. It is unknown while the number that runs hardly
+changes. A cut leaves nine tenths of what is used, and a second goes by before another: tokens of what was
+dispatched before it come late whatever one does.
+
+The latency of whole requests says nothing here: it follows the length of answers. The objective is absolute,
+and no baseline is learnt, since a controller of ratios takes a bad steady state for the best there is. Of a
+KV cache whose size nobody told, the limit may grow beyond the guess for as long as that helps.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ from typing import Final
 
 from msgspec import Struct
 
-_START: Final = .85  # of the cache
+_START: Final = 0.85  # of the cache
 _LEAST: Final = 0.1
 _MOST: Final = 1.2
 _MOST_UNKNOWN: Final = 128.0
 _STEP: Final = 0.02
+_GENTLY: Final = 0.9  # of what runs stays allowed after a cut
+_REST: Final = 2
 _FLAT: Final = 0.1
 _MEMORY: Final = 0.05  # of the moments, a window
 _SPREAD: Final = 0.05  # of ln running, below which the elasticity means nothing
@@ -43,6 +48,7 @@ class Window(Struct, frozen=True, kw_only=True):
     itl_ms: float | None  # 90th percentile over streams
     objective_ms: float  # the strictest among those that run
     bound: bool  # somebody waited all the time
+    room: float = 0.0  # KV tokens set aside for what runs; 0: not known
     delay_ms: float | None = None  # between what the engine was given and when it began on it
     preempted: int = 0
     kv_used: float | None = None  # 0 to 1
@@ -59,13 +65,14 @@ class Heard(Struct, frozen=True, kw_only=True):
 class Controller:
     """`limit` in KV tokens, of `capacity`."""
 
-    __slots__ = ("_known", "_moments", "capacity", "limit", "why")
+    __slots__ = ("_known", "_moments", "_rest", "capacity", "limit", "why")
 
     def __init__(self, capacity: float, *, known: bool, fraction: float = _START) -> None:
         self.capacity = capacity
         self._known = known
         self.limit = 0.0
         self._moments = _Moments()
+        self._rest = 0  # windows that show what was before the last cut
         self.why = "start"  # what moved the limit last
         self.fraction = fraction
 
@@ -86,23 +93,42 @@ class Controller:
             self._known, self.capacity = True, tokens
             self.fraction = fraction
 
-    def on_window(self, window: Window) -> None:
-        """Move the limit."""
+    def on_window(self, window: Window) -> bool:
+        """Move the limit; True when it was lowered for congestion."""
         elasticity = self._learn(window)
-        old, limit = self.limit, self.limit
-        itl, most_itl, delay = window.itl_ms, 0.9 * window.objective_ms, window.delay_ms
-        if itl is not None and itl > most_itl:
-            self.why, limit = "inter-token latency", limit * max(0.7, most_itl / itl)
-        elif window.preempted or (window.kv_used is not None and window.kv_used > 0.95):
-            self.why, limit = "preemption", limit * 0.92
-        elif delay is not None and delay > 50:
-            self.why, limit = "engine queue", limit * max(0.7, 1 - 0.3 * (delay - 50) / 50)
-        elif window.bound and (elasticity is None or elasticity >= _FLAT):
-            self.why, limit = "probing", limit + _STEP * self.capacity
+        self._rest = max(self._rest - 1, 0)
+        part = self._congestion(window)
+        if part < 1:
+            # A limit far below what runs would let nobody in for seconds.
+            self._set(max(self.limit * part, min(window.room * _GENTLY, self.limit)))
+            self._rest = _REST
+            return True
+        if window.bound and (elasticity is None or elasticity >= _FLAT):
+            self.why = "probing"
+            self._set(self.limit + _STEP * self.capacity)
         elif window.bound and elasticity is not None and elasticity < -_FLAT:
-            self.why, limit = "no gain", limit - _STEP * self.capacity
-        if limit != old:
-            self.fraction = limit / self.capacity
+            self.why = "no gain"
+            self._set(self.limit - _STEP * self.capacity)
+        return False
+
+    def _congestion(self, window: Window) -> float:
+        """The part of the limit that should be left of it."""
+        itl, most_itl, delay = window.itl_ms, 0.9 * window.objective_ms, window.delay_ms
+        if self._rest:
+            return 1.0
+        if itl is not None and itl > most_itl:
+            self.why = "inter-token latency"
+            return max(0.7, most_itl / itl)
+        if window.preempted or (window.kv_used is not None and window.kv_used > 0.95):
+            self.why = "preemption"
+            return 0.92
+        if window.bound and delay is not None and delay > 50:
+            self.why = "engine queue"
+            return max(0.7, 1 - 0.3 * (delay - 50) / 50)
+        return 1.0
+
+    def _set(self, limit: float) -> None:
+        self.fraction = limit / self.capacity
 
     def _learn(self, window: Window) -> float | None:
         if not window.bound or min(window.work, window.running) <= 0:

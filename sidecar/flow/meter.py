@@ -27,11 +27,12 @@ _LEAST_RATE: Final = 50.0
 class Meter:
     """Counts between `close`s. `prompt_rate` and `work_rate` in tokens a second."""
 
-    __slots__ = ("_began", "_computed", "_decoded", "_late", "_late_n", "_prompt", "_running", "_ticks",
+    __slots__ = ("_began", "_believed", "_computed", "_decoded", "_late", "_late_n", "_prompt", "_running", "_ticks",
                  "_time", "_unbound", "itl_s", "prompt_rate", "work_rate")  # fmt: skip
 
     def __init__(self, now: float) -> None:
         self._began = now
+        self._believed = 0.0
         self._prompt = self._time = 0.0
         self._computed = self._decoded = 0.0
         self._late = 0.0
@@ -48,8 +49,9 @@ class Meter:
         self._computed += ticket.fresh
         took = now - ticket.dispatched
         expected = ticket.ahead / self.prompt_rate + 2 * self.itl_s
-        self._late += took - expected
-        self._late_n += 1
+        if ticket.dispatched >= self._believed:
+            self._late += took - expected
+            self._late_n += 1
         self._prompt = self._prompt * _FORGET + ticket.ahead
         self._time = self._time * _FORGET + max(took - self.itl_s, 1e-3)
         if self._prompt > 1000:
@@ -65,8 +67,14 @@ class Meter:
         self._ticks += 1
         self._unbound |= not bound
 
-    def close(self, now: float, running: Collection[Ticket], objective_ms: float) -> Window:
-        """End the window: what was seen in it."""
+    def believe_from(self, now: float) -> None:
+        """The limit was lowered: only what is dispatched from now on tells whether that was enough."""
+        self._believed = now
+
+    def close(
+        self, now: float, running: Collection[Ticket], objective_ms: float, room: float = 0.0
+    ) -> Window:
+        """End the window: what was seen in it. `room`: KV tokens set aside at its end."""
         seconds = max(now - self._began, 1e-3)
         work = (self._computed + DECODE * self._decoded) / seconds
         bound = not self._unbound and self._ticks > 0
@@ -79,6 +87,7 @@ class Meter:
             itl_ms=self._gaps(running, seconds),
             objective_ms=objective_ms,
             bound=bound,
+            room=room,
             delay_ms=1000 * self._late / self._late_n if self._late_n else None,
         )
         self._began = now

@@ -42,7 +42,7 @@ class Ticket(Struct, eq=False):
     steady: bool = True  # its tokens are seen as they come: it streams
     size: int = 0  # bytes held for it while it waits
 
-    work: float = 0.0  # expected engine time of all of it; set when it arrives
+    work: float = 0.0  # expected engine time of all of it
     state: int = NEW
     serial: int = 0  # order of arrival
     queued: float = 0.0
@@ -54,7 +54,11 @@ class Ticket(Struct, eq=False):
     tokens: int = 0  # of its answer, so far
     seen: int = 0  # of them counted by the meter
     marked: int = 0  # of them counted when the meter's window began
-    room: float = 0.0  # what it holds in the ledger
+    room: float = 0.0  # KV tokens set aside for it, once it runs
+
+    def __post_init__(self) -> None:
+        self.work = self.fresh + DECODE * self.answer
+        self.room = self.needs()
 
     def needs(self) -> float:
         """KV tokens to set aside for it, as far as can be told by now."""

@@ -201,7 +201,7 @@ class Client:
 
 
 class Wire:
-    """One sidecar. `config` is added to a minimal configuration; `engine` is an address, `keys` others there."""
+    """One sidecar. `config` is added to a minimal one; `engine` is an address, `keys` are others there."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Ways to break the kernel, the gate and the budget, each of which a test must notice.
+"""Ways to break the kernel, admission and the budget, each of which a test must notice.
 
 A mutant replaces one piece of text, which must occur exactly once: whoever rewrites the code rewrites
 its mutants. Each stands for one rule that the code's file head or a comment in it states.
@@ -24,11 +24,15 @@ _COPIED: Final = (
 )
 
 PIPELINE: Final = "sidecar/pipeline.py"
-GATE: Final = "sidecar/flow/gate.py"
+ADMISSION: Final = "sidecar/flow/admission.py"
+FAIR: Final = "sidecar/flow/fair.py"
+INVITATIONS: Final = "sidecar/flow/invitations.py"
 BUDGET: Final = "sidecar/flow/budget.py"
 SUITES: Final = {
     PIPELINE: ("tests/property/test_pipeline.py",),
-    GATE: ("tests/unit/sidecar/flow/test_gate.py", "tests/property/test_gate.py"),
+    ADMISSION: ("tests/property/test_admission.py",),
+    FAIR: ("tests/property/test_admission.py",),
+    INVITATIONS: ("tests/property/test_admission.py",),
     BUDGET: ("tests/unit/sidecar/flow/test_budget.py",),
 }
 
@@ -84,8 +88,16 @@ def _pipeline(name: str, old: str, new: str) -> Mutant:
     return Mutant(name, PIPELINE, old, new)
 
 
-def _gate(name: str, old: str, new: str) -> Mutant:
-    return Mutant(name, GATE, old, new)
+def _admission(name: str, old: str, new: str) -> Mutant:
+    return Mutant(name, ADMISSION, old, new)
+
+
+def _fair(name: str, old: str, new: str) -> Mutant:
+    return Mutant(name, FAIR, old, new)
+
+
+def _invitations(name: str, old: str, new: str) -> Mutant:
+    return Mutant(name, INVITATIONS, old, new)
 
 
 def _budget(name: str, old: str, new: str) -> Mutant:
@@ -226,52 +238,109 @@ MUTANTS: Final = (
         "if x.refusal is not None and at:",
         "if x.refusal is not None:",
     ),
-    # The gate.
-    _gate(
-        "one more than the limit",
-        "if len(self._inside) < self.limit and",
-        "if len(self._inside) <= self.limit and",
+    # Admission: bounds.
+    _admission(
+        "one more than there are seats",
+        "if len(self.running) >= self.seats:\n            return False",
+        "if len(self.running) > self.seats:\n            return False",
     ),
-    _gate(
-        "one more than the queue holds",
-        "if len(self._waiting) < self.max_queue",
-        "if len(self._waiting) <= self.max_queue",
+    _admission("a request needs no room", "return self.room + ticket.needs() <=", "return self.room <="),
+    _admission(
+        "lower classes fill the engine",
+        "self.controller.limit * self.ceilings[rank]",
+        "self.controller.limit * self.ceilings[0]",
     ),
-    _gate("newcomers overtake", "< self.limit and not self._waiting:", "< self.limit:"),
-    _gate("the last who came enters first", "popitem(last=False)", "popitem(last=True)"),
-    _gate(
-        "who gives up stays in the queue",
-        "            self._waiting.pop(member, None)\n",
-        "            pass\n",
+    _admission("prompts ahead do not matter", "        if backlog:\n", "        if False:\n"),
+    _admission(
+        "an empty engine is choosy",
+        "        if not self.running:\n            return True\n",
+        "",
     ),
-    _gate(
-        "who was let in holds no slot",
-        "        member, _ = self._waiting.popitem(last=False)\n        self._inside.add(member)\n",
-        "        member, _ = self._waiting.popitem(last=False)\n",
+    _admission(
+        "the queue holds one more",
+        "if self.queued >= self.max_queue or self.queued_bytes + ticket.size",
+        "if self.queued > self.max_queue or self.queued_bytes + ticket.size",
     ),
-    _gate("who leaves keeps the slot", "            self._inside.remove(member)\n", ""),
-    _gate(
-        "next_in forgets the limit",
-        "if not self._waiting or len(self._inside) >= self.limit:",
-        "if not self._waiting:",
+    # Admission: what is held.
+    _admission("who leaves keeps its room", "            self.room -= ticket.room\n", ""),
+    _admission("what a token shows is not set aside", "        self.room = room\n", ""),
+    _admission(
+        "a prompt is open for ever",
+        "        ticket.first = now\n        self.backlog -= ticket.fresh\n",
+        "        ticket.first = now\n",
     ),
-    _gate(
-        "next_in leaves one slot idle",
-        "len(self._inside) >= self.limit:",
-        "len(self._inside) + 1 >= self.limit:",
+    _admission("bytes that waited are kept", "        self.queued_bytes -= ticket.size\n", ""),
+    _admission(
+        "who is too late keeps its place",
+        "                    ticket.state = GONE\n                    self.anomaly",
+        "                    self._queue(ticket, now)\n                    self.anomaly",
     ),
-    _gate(
-        "the wait leaves out the newcomer",
-        "(len(self._waiting) + 1) * interval",
-        "len(self._waiting) * interval",
+    # Admission: orders.
+    _admission("newcomers overtake", "if not self.queued and self._fits(", "if self._fits("),
+    _admission(
+        "the lowest class goes first",
+        "        for cls, queue in enumerate(queues):\n            for ticket in aged",
+        "        for cls, queue in reversed([*enumerate(queues)]):\n            for ticket in aged",
     ),
-    _gate("gaps between visits count as work", "            self._freed = None  #", "            pass  #"),
-    _gate("only the last gap counts", "old + (gap - old) * _SMOOTHING", "gap"),
-    _gate(
-        "giving up is measured as work",
-        "            self._waiting.pop(member, None)\n",
-        "            self._waiting.pop(member, None)\n            self._measure(now)\n",
+    _admission(
+        "no class has a share",
+        "self._credit[other] += self.terms[other].share * work",
+        "self._credit[other] += 0.0",
     ),
+    _admission("aging is at once", "int((now - oldest.queued) / self.aging_s)", "2"),
+    _admission(
+        "a full queue drops the most important",
+        "range(len(self.queues) - 1, ticket.cls - 1, -1)",
+        "range(len(self.queues))",
+    ),
+    _admission("equals are dropped for each other", "last.tier <= ticket.tier", "last.tier < ticket.tier"),
+    _admission(
+        "many are dropped in vain",
+        "if self.queued > self.max_queue or self.queued_bytes",
+        "if False and self.queued_bytes",
+    ),
+    _admission(
+        "who was invited is refused",
+        "if ticket.tier != INVITED and (self._too_late",
+        "if (self._too_late",
+    ),
+    _admission("who is sent back loses its turn", "        ticket.tier = INVITED\n", ""),
+    _admission("equals give way", "in self.running if ticket.cls > cls]", "in self.running]"),
+    # Fair queues.
+    _fair(
+        "repeats go first",
+        "for tier, active in enumerate(self._active):",
+        "for tier, active in reversed([*enumerate(self._active)]):",
+    ),
+    _fair("repeats are dropped last", "for tier in range(_TIERS - 1, -1, -1):", "for tier in range(_TIERS):"),
+    _fair("who is due last goes first", "lines[tier][-1][2]", "lines[tier][0][2]"),
+    _fair("the most served goes first", "return active[0][2].lines", "return active[-1][2].lines"),
+    _fair(
+        "being served costs nothing",
+        "self._move(account, ticket.work / ticket.weight)",
+        "self._move(account, 0.0)",
+    ),
+    _fair(
+        "weights count for nothing",
+        "self._move(account, ticket.work / ticket.weight)",
+        "self._move(account, ticket.work)",
+    ),
+    _fair("what it really took is forgotten", "(work - ticket.work) / ticket.weight", "0.0"),
+    _fair("who was away has saved it up", "self._virtual = max(self._virtual, account.counter)", "pass"),
+    _fair("who leaves is still listed", "        del self._arrivals[ticket]\n", ""),
+    _fair("work that left still waits", "        self.work -= ticket.work\n", ""),
+    # Invitations.
+    _invitations(
+        "all are invited for the same time",
+        "self._free[cls] = at + work / (rate * self.part)",
+        "self._free[cls] = at",
+    ),
+    _invitations("all of the rate is promised", "work / (rate * self.part)", "work / rate"),
+    _invitations("nobody comes too late", "        if at > latest:\n            return None\n", ""),
+    _invitations("there is room at once", "max(self._free[cls], earliest, ", "max(self._free[cls], "),
+    _invitations("an invitation counts twice", "= self._refused.pop(who, None)", "= self._refused.get(who)"),
+    _invitations("any time is the right one", "told.opens - _SOONEST_S <= now <=", "told.opens and now <="),
+    _invitations("refusals are remembered for ever", "if len(refused) > _MOST:", "if False:"),
     # The budget.
     _budget("the limit itself is too much", "> self.limit", ">= self.limit"),
     _budget("one amount alone is measured", "if self.held + amount >", "if amount >"),

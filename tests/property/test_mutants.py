@@ -1,4 +1,4 @@
-"""The tests of the kernel, the gate and the budget can fail: each mutant is caught by one of them."""
+"""The tests of the kernel, of admission and of the budget can fail: each mutant is caught by one of them."""
 
 import re
 from collections.abc import Iterator

@@ -222,7 +222,8 @@ def test_what_has_no_effect_is_said_once(pod: Pod, log: pytest.LogCaptureFixture
         app.plane.put_in_force(load(pod.file, {}))
     app._announce(app.plane.config)
     assert warned(log) == [
-        f"{key}: accepted, but without effect in this version" for key in ("outlier", "retry", "telemetry.slow_ms")
+        f"{key}: accepted, but without effect in this version"
+        for key in ("outlier", "retry", "telemetry.slow_ms")
     ]
 
 

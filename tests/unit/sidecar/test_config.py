@@ -234,7 +234,7 @@ def test_a_class_keeps_the_defaults_of_its_place() -> None:
 def test_classes_of_other_names_are_all_there_are_and_the_first_is_the_highest() -> None:
     config = decode(ENGINE + "classes: {zinc: {share: 0.5}, premium: {}, ash: {max_wait_s: 9}}", {})
     assert list(config.classes) == ["zinc", "premium", "ash"]
-    assert [one.share for one in config.classes.values()] == [0.5, 0.4, 0.05], "a known name keeps its defaults"
+    assert [one.share for one in config.classes.values()] == [0.5, 0.4, 0.05], "a known name has its own"
     assert [one.wait_s for one in config.classes.values()] == [3, 1, 9]
 
 
@@ -290,7 +290,8 @@ def test_needs_restart() -> None:
     assert needs_restart(old, decode(ENGINE + "listen: h:1", {})) == "listen"
     assert needs_restart(old, decode(ENGINE + "health_listen: h:1", {})) == "health_listen"
     assert needs_restart(old, decode(ENGINE + "classes: {batch: {share: 0.2}}", {})) is None
-    assert needs_restart(old, decode(ENGINE + "classes: {gold: {}}", {})) == "classes (their names or their order)"
+    others = decode(ENGINE + "classes: {gold: {}}", {})
+    assert needs_restart(old, others) == "classes (their names or their order)"
 
 
 def test_what_is_not_built_is_named() -> None:

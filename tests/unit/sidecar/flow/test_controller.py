@@ -67,13 +67,32 @@ def test_the_strictest_objective_is_the_measure() -> None:
 
 
 def test_inter_token_latency_counts_before_the_others() -> None:
+    for signals, why in (
+        ({"itl_ms": 90.0, "preempted": 1, "delay_ms": 90.0}, "inter-token latency"),
+        ({"preempted": 1, "delay_ms": 90.0}, "preemption"),
+        ({"delay_ms": 90.0}, "engine queue"),
+    ):
+        controller = Controller(1000.0, known=True, fraction=1.0)
+        controller.on_window(window(bound=True, **signals))
+        assert controller.why == why
+
+
+def test_one_congestion_is_answered_once() -> None:
     controller = Controller(1000.0, known=True, fraction=1.0)
-    controller.on_window(window(itl_ms=90.0, preempted=1, delay_ms=90.0, bound=True))
-    assert controller.why == "inter-token latency"
-    controller.on_window(window(preempted=1, delay_ms=90.0, bound=True))
-    assert controller.why == "preemption"
-    controller.on_window(window(delay_ms=90.0, bound=True))
-    assert controller.why == "engine queue"
+    cut = [controller.on_window(window(itl_ms=1000.0)) for _ in range(4)]
+    assert cut == [True, False, True, False]
+    assert controller.limit == pytest.approx(490.0)
+
+
+def test_a_cut_leaves_most_of_what_runs() -> None:
+    controller = Controller(1000.0, known=True, fraction=1.0)
+    controller.on_window(window(itl_ms=1000.0, room=950.0))
+    assert controller.limit == pytest.approx(855.0)
+
+
+def test_a_late_engine_matters_only_when_somebody_waits() -> None:
+    assert moved(delay_ms=500.0) == 0.0
+    assert moved(delay_ms=500.0, bound=True) < 0.0
 
 
 def after(work: Callable[[float], float]) -> Controller:

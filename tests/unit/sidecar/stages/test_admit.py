@@ -273,6 +273,14 @@ def test_bodies_that_wait_are_bounded_too() -> None:
     assert 3000 <= pod.gate.queued_bytes <= 4096
 
 
+def test_who_has_no_place_however_many_go_sends_nobody_away() -> None:
+    pod = Gated("max_in_flight: 1, max_queue_bytes: 4096")
+    pod.ask("a")
+    waiting = [pod.ask(user, "batch", prompt=text(1000)) for user in "bcd"]
+    assert reason(pod.ask("p", "premium", prompt=text(5000))) == "queue_full"
+    assert ([reason(client) for client in waiting], pod.counts) == (["", "", ""], (1, 3))
+
+
 # Off, and shadow.
 
 

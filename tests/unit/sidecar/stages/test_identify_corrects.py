@@ -66,6 +66,6 @@ def test_what_is_as_it_should_be_is_not(fields: list[str], body: bytes) -> None:
         ("", b"{}", "gold"),
     ],
 )
-def test_tiers_are_the_first_and_the_last_class_whatever_their_names(said: str, body: bytes, cls: str) -> None:
+def test_tiers_are_the_first_and_the_last_class_by_any_name(said: str, body: bytes, cls: str) -> None:
     rig = Desk("classes: {gold: {}, silver: {}, lead: {}}\ntenants: [{name: anonymous, class: gold}]")
     assert rig.ask(f"x-priority: {said}", body=body).cls == cls
