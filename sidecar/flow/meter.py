@@ -27,8 +27,8 @@ _LEAST_RATE: Final = 50.0
 class Meter:
     """Counts between `close`s. `prompt_rate` and `work_rate` in tokens a second."""
 
-    __slots__ = ("_began", "_believed", "_computed", "_decoded", "_late", "_late_n", "_prompt", "_running", "_ticks",
-                 "_time", "_unbound", "itl_s", "prompt_rate", "work_rate")  # fmt: skip
+    __slots__ = ("_began", "_believed", "_computed", "_decoded", "_late", "_late_n", "_prompt", "_running",
+                 "_ticks", "_time", "_unbound", "itl_s", "prompt_rate", "work_rate")  # fmt: skip
 
     def __init__(self, now: float) -> None:
         self._began = now
