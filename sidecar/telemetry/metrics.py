@@ -83,6 +83,9 @@ SHADOWED: Final = Metric(
 PREEMPTIONS: Final = Metric(
     "headgate_preemptions_total", "Requests that gave way to a higher class", ("class", "how")
 )
+ANOMALIES: Final = Metric(
+    "headgate_anomalies_total", "How often a tenant asked and was refused far more than usual", ("tenant",)
+)
 ERROR: Final = Metric(
     "headgate_prediction_error_seconds", "How wrong a predicted time to the first token was", ("class",)
 )
@@ -202,7 +205,7 @@ class Metrics(Collector):
         self._series: dict[tuple[str, str, str], Series] = {}
         self._latencies: dict[tuple[str, str], Latencies] = {}
         self._counts: dict[Metric, dict[tuple[str, ...], int]] = {
-            row: {} for row in (CORRECTED, SHADOWED, PREEMPTIONS)
+            row: {} for row in (CORRECTED, SHADOWED, PREEMPTIONS, ANOMALIES)
         }
         self._errors: dict[str, Distribution] = {}
         self._registry = registry = CollectorRegistry()
@@ -227,6 +230,10 @@ class Metrics(Collector):
     def preempted(self, cls: str, how: str) -> None:
         """A request gave way."""
         self._add(PREEMPTIONS, (cls, how))
+
+    def anomaly(self, tenant: str) -> None:
+        """A tenant has become abnormal."""
+        self._add(ANOMALIES, (tenant,))
 
     def predicted(self, cls: str, seconds: float, actual: float) -> None:
         """The first token was to come in `seconds` and came after `actual`."""
