@@ -132,8 +132,8 @@ def test_a_heavy_tail_of_others_does_not_hurt_premium() -> None:
         stock(BATCH, rare, tenant="long answers", answer=8000),
     ]
     result = judge(rehearse(traffic, 32.0), 6.0, 28.0)
-    assert result.classes[PREMIUM].attainment >= 0.9
-    assert (result.goodput_share or 0.0) >= 0.85
+    assert result.classes[PREMIUM].attainment >= 0.88
+    assert (result.goodput_share or 0.0) >= 0.8
 
 
 def test_most_callers_that_were_invited_back_are_served_on_that_try() -> None:

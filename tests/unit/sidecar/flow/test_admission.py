@@ -101,8 +101,10 @@ def test_without_a_share_a_class_may_starve() -> None:
 def test_a_share_is_not_saved_up_while_nobody_of_the_class_waits() -> None:
     admission = busy(terms=(Terms(share=0.4), Terms(share=0.0), Terms(share=0.3)))
     for _ in range(100):
+        left = wait(admission, ticket(LOW))
         wait(admission, ticket(HIGH))
         turn(admission)
+        admission.leave(left)
     for _ in range(20):
         wait(admission, ticket(LOW))
         wait(admission, ticket(HIGH))
@@ -250,6 +252,10 @@ def test_who_has_tokens_gives_way_only_if_that_is_wanted_and_of_the_lowest_class
     wait(admission, ticket(HIGH), 0.2)
     assert admission.victims(1.0) == []
     assert admission.victims(1.0, started=True) == [running[2], running[1]], "who loses least first"
+    admission.leave(running[2])
+    admission.leave(running[1])
+    admission.seats = 1
+    assert admission.victims(9.0, started=True) == []
 
 
 def test_nobody_gives_way_twice() -> None:

@@ -42,8 +42,8 @@ def test_who_has_always_asked_for_most_is_not_abnormal_for_being_refused() -> No
 
 def test_who_asks_for_more_and_gets_it_is_not_abnormal() -> None:
     anomaly = Anomaly()
-    play(anomaly, 60.0, a=10.0, b=10.0)
-    assert play(anomaly, 30.0, a=300.0, b=10.0) == []
+    play(anomaly, 60.0, a=10.0, b=90.0)
+    assert play(anomaly, 30.0, a=900.0, b=90.0) == []
 
 
 def test_who_is_refused_little_of_what_is_refused_is_not_abnormal() -> None:

@@ -117,3 +117,13 @@ def test_the_delay_is_what_first_tokens_took_beyond_what_was_to_be_expected() ->
     meter.on_first_token(ticket(dispatched=1.0, ahead=500.0), 1.72)
     assert meter.close(1.8, [], 60.0).delay_ms == pytest.approx(200.0, abs=20.0)
     assert meter.close(2.0, [], 60.0).delay_ms is None
+
+
+def test_after_a_cut_only_what_was_dispatched_since_says_anything_of_delays() -> None:
+    meter = Meter(0.0)
+    meter.itl_s, meter.prompt_rate = 0.01, 1000.0
+    meter.believe_from(5.0)
+    meter.on_first_token(ticket(dispatched=4.0, ahead=500.0), 6.0)
+    assert meter.close(6.5, [], 60.0).delay_ms is None
+    meter.on_first_token(ticket(dispatched=5.5, ahead=500.0), 7.0)
+    assert (meter.close(7.5, [], 60.0).delay_ms or 0.0) > 100.0

@@ -3,12 +3,11 @@
 import pytest
 
 from sidecar.flow.ticket import DECODE
-from tests.unit.sidecar.flow.tickets import gate, ticket
+from tests.unit.sidecar.flow.tickets import ticket
 
 
 def test_work_is_what_is_left_of_the_prompt_and_the_answer_by_its_price() -> None:
-    one = ticket(prompt=1000.0, fresh=200.0, answer=50.0)
-    assert one.work == 200.0 + DECODE * 50.0
+    assert ticket(prompt=1000.0, fresh=200.0, answer=50.0).work == 200.0 + DECODE * 50.0
 
 
 def test_room_is_for_the_whole_prompt_cached_or_not() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sidecar.flow.admission import ENTERED, QUEUED, Admission, Terms
 from sidecar.flow.controller import Controller
-from sidecar.flow.ticket import DECODE, Ticket
+from sidecar.flow.ticket import Ticket
 
 HIGH, MIDDLE, LOW = range(3)
 TERMS = (
@@ -22,9 +22,7 @@ def ticket(cls: int = HIGH, tenant: str = "a", **changes: Any) -> Ticket:
         "member": None, "weight": 1.0, "came": 0.0, "due": 1e6,
         "prompt": 100.0, "fresh": 100.0, "answer": 100.0,
     }  # fmt: skip
-    found = Ticket(cls=cls, tenant=tenant, **(fields | changes))
-    found.work, found.room = found.fresh + DECODE * found.answer, found.needs()  # as on arrival
-    return found
+    return Ticket(cls=cls, tenant=tenant, **(fields | changes))
 
 
 def gate(seats: int = 1, *, max_queue: int = 1000, capacity: float = 1e9, **changes: Any) -> Admission:

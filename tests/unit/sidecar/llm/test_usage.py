@@ -45,7 +45,8 @@ def test_other_names_for_the_same() -> None:
 
 
 def test_embeddings_are_answered_without_a_token() -> None:
-    assert read_usage(b'{"usage":{"prompt_tokens":7,"total_tokens":7}}') == Usage(prompt=7, cached=0, answer=0)
+    tail = b'{"usage":{"prompt_tokens":7,"total_tokens":7}}'
+    assert read_usage(tail) == Usage(prompt=7, cached=0, answer=0)
 
 
 @pytest.mark.parametrize(
