@@ -58,6 +58,9 @@ _DEMAND_S: Final = 2.0  # time constant of what classes ask for now
 _CUSTOM_S: Final = 20.0  # and of what they usually ask for
 _LONG_S: Final = 5.0  # who has more time than this will outlast a peak
 
+_UNKNOWN_S: Final = 1.0  # after which a caller may try again while no rate is known,
+_UNKNOWN_FOR_S: Final = 5.0  # and for how long: the engine may be stuck
+
 _VICTIMS: Final = 2
 _BLOCKED_S: Final = 0.1  # before somebody has to give way
 
@@ -169,6 +172,8 @@ class Admission:
         patience = min(self.terms[ticket.cls].wait_s, ticket.due - ticket.came)
         earliest = now + max(ticket.predicted - patience, 0.0)
         rate = self.work_rate_of(ticket.cls)
+        if not rate and self.invitations.part:
+            return _UNKNOWN_S if now + _UNKNOWN_S <= min(latest, ticket.came + _UNKNOWN_FOR_S) else None
         return self.invitations.book(ticket.cls, ticket.work, rate, now, earliest, latest)
 
     def victims(self, now: float, *, started: bool = False) -> list[Ticket]:

@@ -279,8 +279,8 @@ MUTANTS: Final = (
     _admission("newcomers overtake", "if not self.queued and self._fits(", "if self._fits("),
     _admission(
         "the lowest class goes first",
-        "        for cls, queue in enumerate(queues):\n            for ticket in aged",
-        "        for cls, queue in reversed([*enumerate(queues)]):\n            for ticket in aged",
+        "        for cls, queue in enumerate(queues):\n            if aged",
+        "        for cls, queue in reversed([*enumerate(queues)]):\n            if aged",
     ),
     _admission(
         "no class has a share",

@@ -33,6 +33,18 @@ def test_nobody_is_invited_where_nothing_is_kept_for_returns() -> None:
     assert told(pod.ask("e"))[b"x-should-retry"] == b"false"
 
 
+def test_while_nothing_is_known_of_the_engine_a_caller_may_try_again_for_a_while() -> None:
+    pod = Gated("max_in_flight: 1, max_queue: 0")
+    pod.ask("a")
+    began = pod.clock.now()
+    answer = told(pod.ask("b"))
+    while b"x-should-retry" not in answer:
+        pod.advance(int(answer[b"retry-after-ms"]) / 1000)
+        answer = told(pod.ask("b"))
+        assert pod.clock.now() < began + 10, "the engine seems to be stuck"
+    assert pod.clock.now() > began + 2
+
+
 def test_invitations_are_for_one_after_the_other() -> None:
     pod = Gated()
     crowded(pod)
