@@ -97,7 +97,7 @@ class Estimates:
         found: dict[tuple[str, str], _Known] = {}
         for row in rows[:_MOST_KEYS]:
             known = _Known()
-            known.n = int(row["n"])
+            known.n = max(int(row["n"]), 0)
             known.answer = min(max(float(row["answer"]), 0.0), 1e6)
             known.cached = min(max(float(row["cached"]), 0.0), 1.0)
             known.bytes = min(max(float(row["bytes"]), _SANE_BYTES[0]), _SANE_BYTES[1])

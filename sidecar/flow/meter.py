@@ -110,7 +110,9 @@ class Meter:
         gaps, before = [], self._began
         for ticket in running:
             if ticket.steady and 0 < ticket.first <= before:
-                gaps.append(seconds / max(ticket.tokens - ticket.marked, 1))
+                came = ticket.tokens - ticket.marked
+                if came and not ticket.unread:
+                    gaps.append(seconds / came)
             ticket.marked = ticket.tokens
         if not gaps:
             return None
