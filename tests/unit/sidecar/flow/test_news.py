@@ -157,7 +157,7 @@ ENTRY = ["tenant", 10, 7, 2000, 3000, 5000]
         msgspec.msgpack.encode(["p", [ENTRY[:5]]]),
         msgspec.msgpack.encode(["p", [ENTRY] * 257]),
         *(
-            msgspec.msgpack.encode(["p", [ENTRY[:at] + [wrong] + ENTRY[at + 1 :]]])
+            msgspec.msgpack.encode(["p", [*ENTRY[:at], wrong, *ENTRY[at + 1 :]]])
             for at, wrong in (
                 (0, 1),
                 (0, "t" * 129),
