@@ -36,6 +36,9 @@ GaugeName = Literal[
     "headgate_admission_work_rate",
     "headgate_admission_prompt_rate",
     "headgate_tenants_held",
+    "headgate_refused_remembered",
+    "headgate_board_connected",
+    "headgate_board_dropped_entries",
     "headgate_connections",
     "headgate_buffered_bytes",
     "headgate_loop_lag_seconds",
@@ -111,6 +114,15 @@ GAUGES: Final[dict[GaugeName, Metric]] = {
         "headgate_admission_prompt_rate", "Prompt tokens a second that the engine computes"
     ),
     "headgate_tenants_held": Metric("headgate_tenants_held", "Tenants held to their part: abnormal traffic"),
+    "headgate_refused_remembered": Metric(
+        "headgate_refused_remembered", "Refused callers, peers' among them, that would be known again"
+    ),
+    "headgate_board_connected": Metric(
+        "headgate_board_connected", "1 while refusals are shared with peers; 0 also without a mesh"
+    ),
+    "headgate_board_dropped_entries": Metric(
+        "headgate_board_dropped_entries", "Refusals and returns that peers were not told of"
+    ),
     "headgate_connections": Metric("headgate_connections", "Open connections", ("side",)),
     "headgate_buffered_bytes": Metric("headgate_buffered_bytes", "Bytes of bodies held in memory"),
     "headgate_loop_lag_seconds": Metric("headgate_loop_lag_seconds", "How late the event loop runs"),
