@@ -241,21 +241,16 @@ MUTANTS: Final = (
     # Admission: bounds.
     _admission(
         "one more than there are seats",
-        "if running >= self.seats:",
-        "if running > self.seats:",
+        "if running >= self.seats * ceiling:",
+        "if running > self.seats * ceiling:",
     ),
-    _admission("a request needs no room", "return self.room + ticket.room <=", "return self.room <="),
+    _admission("a request needs no room", "return self.room + min(", "return self.room + 0 * min("),
     _admission(
         "lower classes fill the engine",
-        "self.controller.limit * self.ceilings[rank]",
-        "self.controller.limit * self.ceilings[0]",
+        "ceiling = self.ceilings[rank]",
+        "ceiling = self.ceilings[0]",
     ),
     _admission("prompts ahead do not matter", "        if backlog:\n", "        if False:\n"),
-    _admission(
-        "an empty engine is choosy",
-        "        if not running:\n            return True\n",
-        "",
-    ),
     _admission(
         "the queue holds one more",
         "if self.queued >= self.max_queue or self.queued_bytes + ticket.size",
@@ -305,7 +300,6 @@ MUTANTS: Final = (
         "if (self._too_late",
     ),
     _admission("who is sent back loses its turn", "        ticket.tier = INVITED\n", ""),
-    _admission("equals give way", "in self.running if ticket.cls > cls]", "in self.running]"),
     _admission("who gave way gives way again", "        ticket.stays = True\n", ""),
     # Fair queues.
     _fair(
