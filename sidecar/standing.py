@@ -6,6 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from sidecar.flow.admission import Admission
     from sidecar.flow.ticket import Ticket
     from sidecar.plane import Plane
 
@@ -39,7 +40,7 @@ def standing(plane: Plane, most: int) -> dict[str, Any]:
                 "queued": len(queue),
                 "queued_work": round(queue.work),
                 "ceiling": round(ceiling, 3),
-                "blocked_by": admission.blocked_by(cls, now),
+                "blocked_by": blocked_by(admission, cls, now),
             }
             for cls, (name, queue, ceiling) in enumerate(
                 zip(names, admission.queues, admission.ceilings, strict=True)
@@ -63,3 +64,18 @@ def _one(ticket: Ticket, names: list[str], now: float) -> dict[str, Any]:
         "answer_tokens": round(ticket.answer),
         "work": round(ticket.work),
     }
+
+
+def blocked_by(admission: Admission, cls: int, now: float) -> str | None:
+    """What the next of a class waits for; None: nobody waits, or its turn has come."""
+    head = admission.queues[cls].head()
+    if head is None:
+        return None
+    if any(len(queue) for queue in admission.queues[:cls]):
+        return "a higher class"
+    if admission.fits(head, cls, now):
+        return None
+    if admission.in_flight >= admission.seats * admission.ceilings[cls]:
+        return "seats"
+    full = admission.room + head.room > admission.controller.limit * admission.ceilings[cls]
+    return "room" if full else "prompts that are not computed yet"

@@ -131,7 +131,7 @@ class Admission:
         self._work_part += (work / ticket.room - self._work_part) * _SLOW
         self._fresh_part += (ticket.fresh / work - self._fresh_part) * _SLOW
         self.anomaly.on_arrived(ticket.tenant, work)
-        if not self.queued and self._fits(ticket, ticket.cls, now):
+        if not self.queued and self.fits(ticket, ticket.cls, now):
             self._asked[ticket.cls] += work
             self._enter(ticket, now)
             return ENTERED
@@ -184,7 +184,7 @@ class Admission:
             return []
         for cls, queue in enumerate(self.queues[:-1]):
             head = queue.head()
-            if head is None or now - head.queued < _BLOCKED_S or self._fits(head, cls, now):
+            if head is None or now - head.queued < _BLOCKED_S or self.fits(head, cls, now):
                 continue
             lower = [ticket for ticket in self.running if ticket.cls > cls]
             found, most = [ticket for ticket in lower if not (ticket.first or ticket.stays)], _VICTIMS
@@ -204,7 +204,7 @@ class Admission:
         if not self.queued:
             return None
         for ticket, rank, must_fit in self._candidates(now):
-            if self._fits(ticket, rank, now):
+            if self.fits(ticket, rank, now):
                 self._unqueue(ticket)
                 if ticket.tier != INVITED and self._is_late(ticket, now):
                     ticket.state = GONE
@@ -348,21 +348,8 @@ class Admission:
         own = ticket.fresh / self.meter.prompt_rate
         return now + self.backlog_s(now) + own * (1 - _LEAST_LEFT) > ticket.due
 
-    def blocked_by(self, cls: int, now: float) -> str | None:
-        """What the next of a class waits for; None: nobody waits, or its turn has come."""
-        head = self.queues[cls].head()
-        if head is None:
-            return None
-        if any(len(queue) for queue in self.queues[:cls]):
-            return "a higher class"
-        if self._fits(head, cls, now):
-            return None
-        if len(self.running) >= self.seats:
-            return "seats"
-        full = self.room + head.room > self.controller.limit * self.ceilings[cls]
-        return "room" if full else "prompts that are not computed yet"
-
-    def _fits(self, ticket: Ticket, rank: int, now: float) -> bool:
+    def fits(self, ticket: Ticket, rank: int, now: float) -> bool:
+        """Whether the bounds of the class `rank` leave room for `ticket`."""
         running = len(self.running)
         if not running:
             return True
@@ -397,8 +384,15 @@ class Admission:
                 for ticket in aged.get(cls, ()):
                     yield ticket, cls, True
             head = queue.head()
-            if head is not None:
-                yield head, cls, not self._may_be_passed(head, now)
+            if head is None:
+                continue
+            if not self._may_be_passed(head, now):
+                yield head, cls, True
+                continue
+            yield head, cls, False
+            small = queue.small(_PASSED * self.controller.limit)
+            if small is not None:
+                yield small, cls, True
 
     def _may_be_passed(self, ticket: Ticket, now: float) -> bool:
         """It needs so much room that all others would wait for it while the engine empties."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ class ClassQueue:
             if active:
                 return active[0][2].lines[tier][-1][2]
         return None
+
+    def small(self, room: float) -> Ticket | None:
+        """The first of those who came first that needs no more than `room`."""
+        return next((ticket for ticket in islice(self._arrivals, _MOST_ASKED) if ticket.room <= room), None)
 
     def last(self) -> Ticket | None:
         """The one that can be spared first: of the last tier and the most served tenant the latest due."""

@@ -271,7 +271,7 @@ MUTANTS: Final = (
         "                    self._queue(ticket, now)\n                    self.anomaly",
     ),
     # Admission: orders.
-    _admission("newcomers overtake", "if not self.queued and self._fits(", "if self._fits("),
+    _admission("newcomers overtake", "if not self.queued and self.fits(", "if self.fits("),
     _admission(
         "the lowest class goes first",
         "        for cls, queue in enumerate(queues):\n            if aged",

@@ -347,14 +347,14 @@ def test_in_its_shadow_everybody_enters_and_is_told_what_would_have_been() -> No
 
 def test_who_waits_and_what_for() -> None:
     admission = gate(2, capacity=1000.0)
-    assert admission.blocked_by(HIGH, 0.0) is None
+    assert blocked_by(admission, HIGH, 0.0) is None
     admission.arrive(ticket(prompt=500.0), 0.0)
     high = wait(admission, ticket(prompt=500.0))
     low = wait(admission, ticket(LOW))
     assert list(admission.waiting()) == [high, low]
-    assert [admission.blocked_by(cls, 0.0) for cls in (HIGH, LOW)] == ["room", "a higher class"]
+    assert [blocked_by(admission, cls, 0.0) for cls in (HIGH, LOW)] == ["room", "a higher class"]
     admission.seats = 1
-    assert admission.blocked_by(HIGH, 0.0) == "seats"
+    assert blocked_by(admission, HIGH, 0.0) == "seats"
 
 
 def test_what_the_engine_says_counts_once() -> None:
