@@ -369,7 +369,7 @@ class Upstream(asyncio.Protocol):
 
 
 def _count(x: Exchange, data: bytes) -> None:
-    """The events in a piece of an answer; and its usage, which is all of it that is kept: memory is scarce."""
+    """The events in a piece of an answer; and its usage, all of it that is kept: memory is scarce."""
     x.tokens += data.count(_EVENT_END)
     at = data.rfind(_USAGE, -_TAIL)
     if at >= 0:
