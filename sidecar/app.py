@@ -7,6 +7,7 @@ import gc
 import itertools
 import logging
 import signal
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ from sidecar.clock import SystemClock
 from sidecar.config import decode, needs_restart, read
 from sidecar.errors import ConfigError
 from sidecar.net.admin import Admin
+from sidecar.net.board import Board
 from sidecar.net.connections import LoopDialer
 from sidecar.net.lines import LineWriter
 from sidecar.net.listener import Listener
@@ -28,8 +30,9 @@ from sidecar.net.watch import FileWatch
 from sidecar.plane import Plane
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from sidecar.net.board import Line
     from sidecar.net.health import HealthServer
     from sidecar.settings import Config
 
@@ -61,6 +64,7 @@ class App:
         room = None if descriptors is None else descriptors - _DESCRIPTORS_BESIDE
         self.listener = Listener(self.plane.context, config.listen, room)
         self._state = StateFile(Path(config.state_file)) if config.state_file else None
+        self._board = self._make_board(config)
         self._reloading = asyncio.Lock()
         self._warned: set[str] = set()
         self._watchers: list[asyncio.Task[None]] = []
@@ -91,6 +95,7 @@ class App:
             plane.lifecycle.serving = True
             chores = tasks.create_task(self._chores())
             pacing = tasks.create_task(self.listener.pace())
+            sharing = [tasks.create_task(self._board.run())] if self._board is not None else []
             self._listen_to_signals()
             log.info("listening on %s, admin on %s", self._where(), config.admin)
             await self._stop.wait()
@@ -98,7 +103,7 @@ class App:
             if cut:
                 log.warning("%d exchanges outlasted drain_s and were cut", cut)
             plane.connections.close()
-            for task in (chores, pacing, *self._watchers):
+            for task in (chores, pacing, *sharing, *self._watchers):
                 task.cancel()
         await self._save()
         self._lines.offer(plane.access_log.take)
@@ -163,7 +168,10 @@ class App:
         if key is not None:
             log.error("the new configuration is refused: a change of %s needs a restart", key)
             return
+        line = _line(config) if self._board is not None and config.redis != old.redis else None
         self.plane.put_in_force(config)
+        if self._board is not None and line is not None:
+            self._board.move(line)
         self._announce(config)
         if _watched(config) != _watched(old):
             self._watch_engine()
@@ -222,6 +230,19 @@ class App:
             self._health = HealthServer(address, services)
             self._health.start()
 
+    # The mesh.
+
+    def _make_board(self, config: Config) -> Board | None:
+        if config.mesh is None:
+            return None
+        plane = self.plane
+        board = Board(
+            _line(config), config.mesh.pod, plane.admission.invitations, plane.clock, plane.context.complaints
+        )
+        plane.metrics.gauge("headgate_board_connected", lambda: board.connected)
+        plane.metrics.gauge("headgate_board_dropped_entries", lambda: board.news.dropped)
+        return board
+
     # What happens by itself.
 
     def _tick(self, due: float) -> None:
@@ -257,6 +278,17 @@ class App:
     def _where(self) -> str:
         address = self.plane.config.listen
         return str(address) if address.path else f"{address.host}:{self.listener.port}"
+
+
+def _line(config: Config) -> Callable[[], Line]:
+    """What connects to the mesh's channel; raises ConfigError where that can never be."""
+    from sidecar.net.redis import Channel
+
+    assert config.redis is not None
+    assert config.mesh is not None
+    line = partial(Channel, config.redis, f"hg1:{{{config.mesh.name}}}:invited")
+    line()
+    return line
 
 
 def _watched(config: Config) -> tuple[object, ...]:

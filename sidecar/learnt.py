@@ -61,5 +61,5 @@ def load(content: bytes, admission: Admission, estimates: Estimates) -> None:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"estimates: {error!r}") from None
     controller, meter = admission.controller, admission.meter
-    controller.fraction = state.fraction * state.capacity / controller.capacity
+    controller.remember(state.capacity, state.fraction)
     meter.prompt_rate, meter.itl_s, meter.work_rate = state.prompt_rate, state.itl_s, state.work_rate

@@ -185,6 +185,7 @@ class Plane:
         gauge("headgate_admission_work_rate", lambda: admission.meter.work_rate or 0.0)
         gauge("headgate_admission_prompt_rate", lambda: admission.meter.prompt_rate)
         gauge("headgate_tenants_held", lambda: len(admission.anomaly.held))
+        gauge("headgate_refused_remembered", admission.invitations.__len__)
         gauge("headgate_connections", lambda: len(context.clients), "downstream")
         gauge("headgate_connections", lambda: len(self.connections), "upstream")
         gauge("headgate_buffered_bytes", lambda: self.bodies.held)

@@ -147,7 +147,7 @@ class Engine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Redis(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The blackboard of the mesh; without it limits are local to this sidecar."""
+    """The blackboard of the mesh; without it limits, and who was refused, are local to this sidecar."""
 
     url: Annotated[Text | None, doc("redis://, rediss:// or unix://; may hold a password")] = None
     url_file: Annotated[Text | None, doc("file that holds the URL, for mounted secrets")] = None
@@ -161,7 +161,7 @@ class Redis(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Mesh(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Membership: which mesh this pod belongs to, and how its peers reach it."""
+    """Which mesh this pod belongs to: peers share who was refused. And how they reach it: membership."""
 
     name: Annotated[Name, doc("the mesh; part of every Redis key")] = "default"
     pod: Annotated[Name, doc("this pod, unique in the mesh")]
@@ -220,6 +220,7 @@ CLASSES: Final = {
     "batch": ServiceClass(ttft_s=30.0),
 }
 _MOST_CLASSES: Final = 8
+_MEMBERSHIP: Final = ("advertise", "listen", "secret_file")  # what only membership needs
 
 
 class ClassRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -403,12 +404,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def unbuilt(self) -> list[str]:
         """Sections that are given and accepted, but have no effect in this version."""
-        spill = self.mesh is not None and self.mesh.spill != "off"
         given = {
             "limits": self.limits,
-            "redis": self.redis,
-            "mesh": self.mesh,
-            "mesh.spill": spill,
+            "redis": self.redis and not self.mesh,
+            **{f"mesh.{key}": self.mesh and getattr(self.mesh, key) for key in _MEMBERSHIP},
+            "mesh.spill": self.mesh and self.mesh.spill != "off",
             "tenants_from": self.tenants_from,
             "outlier": self.outlier is not None,
             "retry": self.retry is not None,

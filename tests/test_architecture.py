@@ -99,6 +99,7 @@ ONLY_IN: Final[dict[str, set[str]]] = {
 DELAYED: Final = {
     ("sidecar.app", "sidecar.net.health"),  # grpc
     ("sidecar.app", "sidecar.net.probe_grpc"),  # grpc
+    ("sidecar.app", "sidecar.net.redis"),  # redis
     ("model_pod.__main__", "model_pod.torch_engine"),  # torch
     ("mesh.bench.report", "mesh.bench.plot"),  # matplotlib
 }
@@ -111,6 +112,8 @@ WITHOUT_MIRROR: Final = {
     "mesh.__main__": "integration/test_up.py",
     "mesh.local.__main__": "integration/test_up.py",
     "mesh.bench.__main__": "integration/test_bench_command.py",
+    # It needs Redis, which unit tests must do without.
+    "sidecar.net.redis": "integration/test_board.py",
     # They need torch, which unit tests must do without.
     "model_pod.tiny": "integration/test_model_pod_torch.py",
     "model_pod.torch_engine": "integration/test_model_pod_torch.py",

@@ -150,12 +150,17 @@ def parts(
     """The processes of this system; their files are written to `folder`."""
     assert layout.envoy is not None
     assert layout.envoy_admin is not None
+    # Sidecars of several pods know whom the others refused.
+    is_mesh = contender.admission is not None and len(layout.pods) > 1
+    if is_mesh and layout.valkey:
+        yield plan.valkey_part(machine.find_valkey(), layout.valkey)
     for pod in layout.pods:
         yield plan.pod_part(pod, words)
     document = None
     if contender.admission is not None:
         for pod in layout.pods:
-            text = yaml.safe_dump(sidecar_settings(pod, contender.admission, tenants))
+            settings = sidecar_settings(pod, contender.admission, tenants)
+            text = yaml.safe_dump(settings | (plan.membership(layout, pod) if is_mesh else {}))
             (folder / plan.sidecar_file(pod)).write_text(text, "utf-8")
             yield plan.sidecar_part(pod, folder)
         sidecars = [gateway.Sidecar(pod.sidecar, pod.sidecar_health.port) for pod in layout.pods]

@@ -109,6 +109,8 @@ def command(
         if plots is not None:
             report.plotter()
         machine.find_envoy()
+        if pods > 1:
+            machine.find_valkey()
         outcome = uvloop.run(_compare(plan))
     except (Broken, machine.MissingBinary, report.NoPlots) as error:
         typer.echo(f"headgate bench overload: {error}", err=True)

@@ -138,7 +138,7 @@ def parts(layout: Layout, options: Options, binaries: Binaries, folder: Path) ->
     """The processes, in the order in which they start."""
     planned = []
     if layout.valkey and binaries.valkey:
-        planned.append(_valkey(binaries.valkey, layout.valkey))
+        planned.append(valkey_part(binaries.valkey, layout.valkey))
     planned += [pod_part(pod, _engine_words(options)) for pod in layout.pods]
     planned += [sidecar_part(pod, folder) for pod in layout.pods]
     if layout.envoy_admin and binaries.envoy:
@@ -155,15 +155,23 @@ def _sidecar_yaml(layout: Layout, pod: Pod) -> str:
             "address": str(pod.engine),
             "health": {"kind": "grpc", "address": str(pod.engine_health), "interval_s": 1},
         },
-        "redis": {"url": layout.redis_url},
-        "mesh": {"name": MESH, "pod": pod.name, "advertise": str(pod.sidecar)},
+        **membership(layout, pod),
         # Envoy is the only one who may say who the caller was; without it, nobody may.
         "trusted_proxies": [f"{HOST}/32"] if layout.envoy else [],
     }
     return yaml.safe_dump(config, sort_keys=False)
 
 
-def _valkey(binary: Path, listen: Address) -> Part:
+def membership(layout: Layout, pod: Pod) -> dict[str, Any]:
+    """The sections of a sidecar's configuration that make it one of this mesh."""
+    return {
+        "redis": {"url": layout.redis_url},
+        "mesh": {"name": MESH, "pod": pod.name, "advertise": str(pod.sidecar)},
+    }
+
+
+def valkey_part(binary: Path, listen: Address) -> Part:
+    """A Valkey that forgets everything when it ends."""
     # What limits remember is worth no disk: a blackboard, gone with the mesh.
     no_disk = ("--save", "", "--appendonly", "no")
     argv = (str(binary), "--bind", listen.host, "--port", str(listen.port), *no_disk)

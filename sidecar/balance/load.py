@@ -8,7 +8,10 @@ is not fresh says nothing, neither that the engine is full nor that it is idle.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+
+_PAGE_MAX_AGE_S: Final = 10.0  # after which a report does not keep alive what a page said
 
 
 @dataclass(slots=True)
@@ -41,12 +44,15 @@ class EngineLoad:
             setattr(self, name, getattr(page, name))
 
     def hear(self, report: EngineLoad) -> None:
-        """A report knows gauges alone, and not all of them: what it does not name stays as it is."""
+        """A report knows gauges alone, and not all of them: what it does not name stays, while it is not old."""
         self.at = report.at
-        for name in ("running", "waiting", "kv_used", "kv_tokens"):
+        is_old = report.at - self.counted_at > _PAGE_MAX_AGE_S
+        for name in ("running", "waiting", "kv_used"):
             value = getattr(report, name)
-            if value is not None:
+            if value is not None or is_old:
                 setattr(self, name, value)
+        if report.kv_tokens is not None:
+            self.kv_tokens = report.kv_tokens
 
 
 class Occupancy(NamedTuple):

@@ -8,9 +8,10 @@ A ticket enters while three bounds hold, each lower for lower classes so that hi
 
 An empty engine takes anything. Who does not fit waits, and the next one is, in this order:
 
-    1. a class below its guaranteed share of what was dispatched while it waited (deficit counter)
-    2. whoever has waited `aging_s` for each class above its own, as if it were of that class
-    3. strictly by class; inside a class `fair`
+    1. who was invited for now, of whatever class: its place was kept, and little is promised (`invitations`)
+    2. a class below its guaranteed share of what was dispatched while it waited (deficit counter)
+    3. whoever has waited `aging_s` for each class above its own, as if it were of that class
+    4. strictly by class; inside a class `fair`
 
 Predicted time to the first token of a newcomer of class c:
 
@@ -18,8 +19,8 @@ Predicted time to the first token of a newcomer of class c:
         + (prompt backlog + its own prompt) / prompt rate
 
 and no more than what the guaranteed share alone would give. Who would come too late is refused now; who has
-become too late is refused when it is its turn. Nobody is refused before a rate has been measured. A queue
-that is full drops its least important for a more important newcomer.
+become too late is refused when it is its turn. No newcomer is refused before the work rate has been measured.
+A queue that is full drops its least important for a more important newcomer.
 
 Where a higher class is blocked although lower work has no first token yet, that work is a victim: it goes
 back to its place in the queue, two at a time, and the next ones when the room of the last is free. Nobody
@@ -98,7 +99,9 @@ class Admission:
         self.dropped: list[Ticket] = []  # from a full queue, for newcomers: whoever asks tells them
         self.invitations = Invitations(len(self.terms), 0.0)
         self.anomaly = Anomaly()
-        self.shadow = False
+        self.shadow = False  # judge everybody, and let all in
+        self._would_wait = False  # in this window somebody, if this were no shadow
+        self.abnormal: frozenset[str] = frozenset()  # tenants that have just become so
         self.heard: Heard | None = None  # from the engine, while that is fresh
         self._preemptions: int | None = None  # that it had counted before
         self._next_victims = 0.0
@@ -133,6 +136,8 @@ class Admission:
             return ENTERED
         outcome = self._judge(ticket, now)
         if self.shadow:
+            self._asked[ticket.cls] += work
+            self._would_wait = True
             self._enter(ticket, now)
         elif outcome == QUEUED:
             self._asked[ticket.cls] += ticket.work
@@ -180,13 +185,13 @@ class Admission:
             if head is None or now - head.queued < _BLOCKED_S or self._fits(head, cls, now):
                 continue
             lower = [ticket for ticket in self.running if ticket.cls > cls]
-            found = [ticket for ticket in lower if not (ticket.first or ticket.stays)]
-            if not found and started:
-                found = [ticket for ticket in lower if ticket.cls == len(self.terms) - 1]
+            found, most = [ticket for ticket in lower if not (ticket.first or ticket.stays)], _VICTIMS
+            if not found and started:  # work is lost: one at a time
+                found, most = [ticket for ticket in lower if ticket.cls == len(self.terms) - 1], 1
             if found:
                 found.sort(key=lambda ticket: (-ticket.cls, ticket.tokens, -ticket.serial))
                 self._next_victims = now + _WINDOW_S
-                return found[:_VICTIMS]
+                return found[:most]
         return []
 
     def next_in(self, now: float) -> Ticket | None:
@@ -245,7 +250,7 @@ class Admission:
             ticket.room = ticket.needs()
             room += ticket.room
         self.room = room
-        self.meter.on_tick(len(self.running), self.queued > 0)
+        self.meter.on_tick(len(self.running), self.queued > 0 or self._would_wait)
         if now - self._window >= _WINDOW_S:
             self._close(now)
 
@@ -259,9 +264,12 @@ class Admission:
         higher = sum(queue.work for queue in self.queues[:cls])
         ahead = higher + own
         prompts = self.backlog_s(now) + (ahead * self._fresh_part + ticket.fresh) / meter.prompt_rate
-        free = 0.0
-        if len(self.running) < self.seats:
-            free = max(self.controller.limit * self.ceilings[cls] - self.room, 0.0) * self._work_part
+        free = (self.controller.limit * self.ceilings[cls] - self.room) * self._work_part
+        seats = self.seats - len(self.running)
+        if seats <= 0:
+            free = min(free, seats * ticket.work)
+        if free < 0 and not self.shadow:  # else what runs beyond the limit is what would wait
+            free = 0.0
         share = self.terms[cls].share
         above = sum(self._demand[:cls])
         if ticket.due - now > _LONG_S:
@@ -364,13 +372,11 @@ class Admission:
         queues = self.queues
         aged: dict[int, list[Ticket]] = {}
         for cls in range(1, len(queues)):
-            oldest = queues[cls].oldest
-            if oldest is None:
+            oldest, head = queues[cls].oldest, queues[cls].head()
+            if oldest is None or head is None:
                 continue
-            if self._credit[cls]:
-                head = queues[cls].head()
-                if head is not None and self._credit[cls] >= head.work:
-                    yield head, 0, False
+            if self._credit[cls] >= head.work or (head.tier == INVITED and not head.stays):
+                yield head, 0, False
             steps = int((now - oldest.queued) / self.aging_s)
             if steps:
                 aged.setdefault(max(cls - steps, 0), []).append(oldest)
@@ -446,7 +452,8 @@ class Admission:
                 demand[cls] += (asked / seconds - demand[cls]) * weight
         self._asked = [0.0] * len(self.terms)
         self._keep_free()
-        self.anomaly.close(seconds)
+        self._would_wait = False
+        self.abnormal |= self.anomaly.close(seconds)
 
     def _with_what_was_heard(self, window: Window) -> Window:
         """The engine's own word, where there is one; else what was seen here must do."""

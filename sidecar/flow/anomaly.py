@@ -3,7 +3,7 @@
 For each tenant exponential means of its part in all work that arrives, over 5 s and over 5 min (or as long
 as it is known), and of its part in all refused work, over 5 s. It is abnormal while
 
-    refused > 0.5   and   arriving now > 2 x usually   and   arriving now > usually + 0.2
+    refused > 0.5   and   arriving now > min(max(2 x usually, usually + 0.2), (1 + usually) / 2)
 
 Whoever has always asked for most is refused most under overload, and is not abnormal. An abnormal tenant
 may have no more waiting than an even part of its class's queue, and is not invited back: a client gone wild
@@ -83,5 +83,7 @@ class Anomaly:
 
 
 def _is_abnormal(parts: _Parts) -> bool:
-    more = max(_TIMES * parts.usually, parts.usually + _MORE)
+    usually = parts.usually
+    # For one that asks for most anyway, half way from there to all.
+    more = min(max(_TIMES * usually, usually + _MORE), (1 + usually) / 2)
     return parts.refused_now > _REFUSED and parts.now > more

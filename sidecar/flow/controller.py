@@ -6,7 +6,7 @@ Twice a second, from one window's signals, in this order:
     preemptions, or KV in use > 0.95        limit x 0.92
     somebody waits here (bound), and
       the engine's own queueing d > 50 ms   limit x max(0.7, 1 - 0.3 (d - 50) / 50)
-      e unknown or >= 0.1                   limit + 2 % of the KV cache
+      e unknown or >= 0.1                   limit + 2 % of the KV cache, if 0.7 of it are used
       -0.1 <= e < 0.1                       as it is
       e < -0.1                              limit - 2 %
 
@@ -33,6 +33,7 @@ _MOST: Final = 1.2
 _MOST_UNKNOWN: Final = 128.0
 _STEP: Final = 0.02
 _GENTLY: Final = 0.9  # of what runs stays allowed after a cut
+_USED: Final = 0.7  # of the limit must be used for it to be what binds: lower classes fill only a part of it
 _REST: Final = 2
 _FLAT: Final = 0.1
 _MEMORY: Final = 0.05  # of the moments, a window
@@ -86,6 +87,14 @@ class Controller:
         most = _MOST if self._known else _MOST_UNKNOWN
         self.limit = self.capacity * min(max(value, _LEAST), most)
 
+    def remember(self, capacity: float, fraction: float) -> None:
+        """Go on with a limit that was found when the cache held `capacity`."""
+        if self._known:
+            fraction *= capacity / self.capacity
+        else:
+            self.capacity = capacity  # until the engine says it
+        self.fraction = fraction
+
     def learn_capacity(self, tokens: float) -> None:
         """The engine has said how much its cache holds; the limit keeps its part of it."""
         if not self._known or tokens != self.capacity:
@@ -103,6 +112,8 @@ class Controller:
             self._set(max(self.limit * part, min(window.room * _GENTLY, self.limit)))
             self._rest = _REST
             return True
+        if window.room and window.room < self.limit * _USED:
+            return False  # something else binds
         if window.bound and (elasticity is None or elasticity >= _FLAT):
             self.why = "probing"
             self._set(self.limit + _STEP * self.capacity)

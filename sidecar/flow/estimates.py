@@ -60,9 +60,9 @@ class Estimates:
     def expect(self, tenant: str, model: str, size: int, most: int | None) -> tuple[float, float, float]:
         """Prompt, uncached prompt and answer (at most `most`) of a request with `size` bytes of text."""
         known = self._known.get((tenant, model)) or self._known.get(("", model)) or _DEFAULT
-        prompt = size / (known.model or known).bytes + 1.0
+        prompt = size / (known.model or known).bytes
         answer = known.answer if most is None or most > known.answer else float(most)
-        return prompt, prompt * (1.0 - known.cached), answer
+        return prompt + 1.0, prompt * (1.0 - known.cached) + 1.0, answer
 
     def learn(
         self, tenant: str, model: str, answer: int, *, size: int, prompt: int | None = None, cached: int = 0
@@ -97,7 +97,7 @@ class Estimates:
         found: dict[tuple[str, str], _Known] = {}
         for row in rows[:_MOST_KEYS]:
             known = _Known()
-            known.n = int(row["n"])
+            known.n = max(int(row["n"]), 0)
             known.answer = min(max(float(row["answer"]), 0.0), 1e6)
             known.cached = min(max(float(row["cached"]), 0.0), 1.0)
             known.bytes = min(max(float(row["bytes"]), _SANE_BYTES[0]), _SANE_BYTES[1])

@@ -13,14 +13,21 @@ to, after them.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sidecar.flow.news import News
 
 _SOONEST_S: Final = 0.25
 _MOST: Final = 16_384  # refusals remembered
 _WIDTH: Final = 0.2  # of the time to wait: how much callers are scattered
 _SLACK_S: Final = 1.5  # a caller's own delays; OpenAI's SDK waits whole milliseconds, others whole seconds
 _UNINVITED_S: Final = 60.0  # a refusal without an invitation is remembered
+
+_ENDS: Final = 65_536  # bytes at both ends of a body that tell it from others
 
 Fingerprint = tuple[str, int, int]
 
@@ -35,7 +42,7 @@ class Refused(NamedTuple):
 
 def fingerprint(tenant: str, body: bytes) -> Fingerprint:
     """What a repeated request has in common with the first: nothing that a caller must send for it."""
-    return tenant, len(body), crc32(body)
+    return tenant, len(body), crc32(body[-_ENDS:], crc32(body[:_ENDS]))
 
 
 class Invitations:
@@ -44,6 +51,7 @@ class Invitations:
     def __init__(self, classes: int, part: float) -> None:
         self.part = part  # of a class's rate
         self._free = [0.0] * classes  # from when on there is room
+        self.news: News | None = None  # for peers; None: there are none
         self._refused: OrderedDict[Fingerprint, Refused] = OrderedDict()
 
     def __len__(self) -> int:
@@ -66,20 +74,38 @@ class Invitations:
 
     def remember(self, who: Fingerprint, came: float, now: float, wait: float | None) -> None:
         """`who` was refused, and invited back in `wait` seconds or, None, not."""
-        refused = self._refused
-        refused.pop(who, None)
         if wait is None:
-            refused[who] = Refused(0.0, now + _UNINVITED_S, came)
+            told = Refused(0.0, now + _UNINVITED_S, came)
         else:
-            refused[who] = Refused(now + wait, now + wait * (1 + _WIDTH) + _SLACK_S, came)
-        if len(refused) > _MOST:
-            refused.popitem(last=False)
+            told = Refused(now + wait, now + wait * (1 + _WIDTH) + _SLACK_S, came)
+        self._keep(who, told)
+        if self.news is not None:
+            self.news.add(who, told)
 
     def returned(self, who: Fingerprint, now: float) -> Refused | None:
         """What `who` was told when it was refused, if that was lately. It counts once."""
         found = self._refused.pop(who, None)
-        return found if found is not None and now <= found.closes + _UNINVITED_S else None
+        if found is None or now > found.closes + _UNINVITED_S:
+            return None
+        if self.news is not None:
+            self.news.add(who, None)
+        return found
+
+    def hear(self, news: Iterable[tuple[Fingerprint, Refused | None]], now: float) -> None:
+        """What a peer has told callers; None: that one has come back."""
+        for who, told in news:
+            if told is None:
+                self._refused.pop(who, None)
+            elif now <= told.closes + _UNINVITED_S:
+                self._keep(who, told)
 
     def is_due(self, told: Refused, now: float) -> bool:
         """It was invited for about now. A proxy in between may be a little early."""
         return 0.0 < told.opens - _SOONEST_S <= now <= told.closes
+
+    def _keep(self, who: Fingerprint, told: Refused) -> None:
+        refused = self._refused
+        refused[who] = told
+        refused.move_to_end(who)
+        if len(refused) > _MOST:
+            refused.popitem(last=False)

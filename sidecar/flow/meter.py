@@ -2,8 +2,8 @@
 
 Prompt rate: of requests that got their first token, sum of (backlog at dispatch) / sum of (time to first
 token less one step), both forgetting 2 % with each. Work rate: (prompt tokens computed + DECODE x tokens
-decoded) a second, over windows in which somebody waited, an exponential mean of 0.2. Both are None before
-the first measurement: nothing is refused because of a guess.
+decoded) a second, over windows in which somebody waited, an exponential mean of 0.2; None before the first.
+Of answers that are not streamed only the end is seen: how long they took says how fast tokens come.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _FORGET: Final = 0.98
 _SMOOTH: Final = 0.2
+_SLOWLY: Final = 0.05
+_LONG: Final = 16  # tokens of an answer that says how fast they come
 _PRIOR_PROMPT_RATE: Final = 8000.0  # tokens/s, until one is measured
 _LEAST_RATE: Final = 50.0
 
@@ -61,6 +63,13 @@ class Meter:
         """Tokens were decoded."""
         self._decoded += count
 
+    def on_whole(self, ticket: Ticket, seconds: float) -> None:
+        """An answer came at once, so long after its dispatch: nothing else is seen of such."""
+        if ticket.tokens >= _LONG:
+            gap = (seconds - ticket.ahead / self.prompt_rate) / ticket.tokens
+            if gap > 0:
+                self.itl_s += (gap - self.itl_s) * _SLOWLY
+
     def on_tick(self, running: int, bound: bool) -> None:
         """Look at what runs and whether anybody waits; several times in a window."""
         self._running += running
@@ -101,7 +110,9 @@ class Meter:
         gaps, before = [], self._began
         for ticket in running:
             if ticket.steady and 0 < ticket.first <= before:
-                gaps.append(seconds / max(ticket.tokens - ticket.marked, 1))
+                came = ticket.tokens - ticket.marked
+                if came and not ticket.unread:
+                    gaps.append(seconds / came)
             ticket.marked = ticket.tokens
         if not gaps:
             return None

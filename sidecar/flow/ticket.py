@@ -38,9 +38,11 @@ class Ticket(Struct, eq=False):
     came: float  # when the caller first asked, wherever that was
     due: float  # when its first token should be there
     tier: int = FIRST
+    promised: bool = False  # it was invited for about now, and is here for the first time since
     stays: bool = False  # gives way to nobody: it has done so once, or runs by its class's guaranteed share
     steady: bool = True  # its tokens are seen as they come: it streams
     size: int = 0  # bytes held for it while it waits
+    unread: bool = False  # its client does not read as fast as it could: its pace is not the engine's
 
     work: float = 0.0  # expected engine time of all of it
     state: int = NEW

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from typing import TYPE_CHECKING, Final
@@ -41,7 +42,8 @@ class StateFile:
             os.replace(beside, self._path)
         except OSError as error:
             self._complain("write", error)
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink()
         else:
             self._complained = False
 

@@ -11,6 +11,7 @@ until then), and `tick` reads how many tokens each exchange has got.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 from sidecar.errors import OVERLOADED, PREEMPTED, QUEUE_FULL, QUEUE_TIMEOUT
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     from sidecar.settings import Config
     from sidecar.telemetry.metrics import Metrics
 
+log = logging.getLogger("headgate.admit")
+
 _PATIENCE_S: Final = 60.0  # of callers who say nothing: OpenAI's SDK comes back within this or not at all
+_FRAME: Final = 2  # events of a stream that hold no token: who speaks, and that it is done
 _SCATTER: Final = 0.2
 
 
@@ -139,10 +143,18 @@ class Admit(Stage):
         else:
             admission.heard = None
         admission.tick(now)
+        if admission.abnormal:
+            self._tell_of_abnormal()
         if admission.queued and self._preempt != "off":
             for ticket in admission.victims(now, started=self._preempt == "started"):
                 self._preempt_one(ticket.member)
         self.let_in()
+
+    def _tell_of_abnormal(self) -> None:
+        for tenant in self._admission.abnormal:
+            self._metrics.anomaly(tenant)
+            log.warning("tenant %s asks for far more than usual: it is held to its part of the queue", tenant)
+        self._admission.abnormal = frozenset()
 
     def _ticket(self, x: Exchange, now: float) -> Ticket:
         tenant, cls = x.tenant, self._rank[x.cls]
@@ -174,6 +186,9 @@ class Admit(Stage):
             ticket.due = now + wait if x.deadline is None else min(now + wait, x.deadline)
         elif told is not None or x.repeat:
             ticket.tier = REPEAT
+            if told is not None and x.repeat:  # the same caller, and still the same wait
+                ticket.came = told.came
+                ticket.due = min(ticket.due, told.came + wait)
         else:
             ticket.tier = FIRST
 
@@ -241,10 +256,12 @@ class Admit(Stage):
         x.tail = b""
         if usage is None:
             # What is not streamed is known by how long it took, as the rates are that it is measured against.
-            seen = x.tokens if x.stream else ticket.tokens
+            seen = max(x.tokens - _FRAME, 0) if x.stream else ticket.tokens
             self._estimates.learn(x.tenant, x.model, seen, size=x.size)
             return seen
-        x.tokens = usage.answer
+        x.tokens = ticket.tokens = usage.answer
+        if not x.stream and x.responded:
+            self._admission.meter.on_whole(ticket, x.responded - x.dispatched)
         self._estimates.learn(
             x.tenant,
             x.model,

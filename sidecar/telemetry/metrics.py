@@ -36,6 +36,9 @@ GaugeName = Literal[
     "headgate_admission_work_rate",
     "headgate_admission_prompt_rate",
     "headgate_tenants_held",
+    "headgate_refused_remembered",
+    "headgate_board_connected",
+    "headgate_board_dropped_entries",
     "headgate_connections",
     "headgate_buffered_bytes",
     "headgate_loop_lag_seconds",
@@ -83,6 +86,9 @@ SHADOWED: Final = Metric(
 PREEMPTIONS: Final = Metric(
     "headgate_preemptions_total", "Requests that gave way to a higher class", ("class", "how")
 )
+ANOMALIES: Final = Metric(
+    "headgate_anomalies_total", "How often a tenant asked and was refused far more than usual", ("tenant",)
+)
 ERROR: Final = Metric(
     "headgate_prediction_error_seconds", "How wrong a predicted time to the first token was", ("class",)
 )
@@ -108,6 +114,15 @@ GAUGES: Final[dict[GaugeName, Metric]] = {
         "headgate_admission_prompt_rate", "Prompt tokens a second that the engine computes"
     ),
     "headgate_tenants_held": Metric("headgate_tenants_held", "Tenants held to their part: abnormal traffic"),
+    "headgate_refused_remembered": Metric(
+        "headgate_refused_remembered", "Refused callers, peers' among them, that would be known again"
+    ),
+    "headgate_board_connected": Metric(
+        "headgate_board_connected", "1 while refusals are shared with peers; 0 also without a mesh"
+    ),
+    "headgate_board_dropped_entries": Metric(
+        "headgate_board_dropped_entries", "Refusals and returns that peers were not told of"
+    ),
     "headgate_connections": Metric("headgate_connections", "Open connections", ("side",)),
     "headgate_buffered_bytes": Metric("headgate_buffered_bytes", "Bytes of bodies held in memory"),
     "headgate_loop_lag_seconds": Metric("headgate_loop_lag_seconds", "How late the event loop runs"),
@@ -202,7 +217,7 @@ class Metrics(Collector):
         self._series: dict[tuple[str, str, str], Series] = {}
         self._latencies: dict[tuple[str, str], Latencies] = {}
         self._counts: dict[Metric, dict[tuple[str, ...], int]] = {
-            row: {} for row in (CORRECTED, SHADOWED, PREEMPTIONS)
+            row: {} for row in (CORRECTED, SHADOWED, PREEMPTIONS, ANOMALIES)
         }
         self._errors: dict[str, Distribution] = {}
         self._registry = registry = CollectorRegistry()
@@ -227,6 +242,10 @@ class Metrics(Collector):
     def preempted(self, cls: str, how: str) -> None:
         """A request gave way."""
         self._add(PREEMPTIONS, (cls, how))
+
+    def anomaly(self, tenant: str) -> None:
+        """A tenant has become abnormal."""
+        self._add(ANOMALIES, (tenant,))
 
     def predicted(self, cls: str, seconds: float, actual: float) -> None:
         """The first token was to come in `seconds` and came after `actual`."""

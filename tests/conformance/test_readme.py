@@ -1,17 +1,59 @@
-"""The README says of refusals what the code says."""
+"""The README says of refusals, classes and keys what the code says, and its examples are accepted."""
 
 import re
+from functools import reduce
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from sidecar import errors
+from sidecar.config import decode
+from sidecar.settings import CLASSES
 
-README = Path(__file__).parents[2] / "README.md"
+README = (Path(__file__).parents[2] / "README.md").read_text()
+EXAMPLES = re.findall(r"```yaml\n(.+?)```", README, re.DOTALL)
 # Accepted words whose part is not built, and the one that nobody is told.
-NOT_SHOWN = {"rate_limited", "exceeds_quota", "preempted", "client_gone"}
+NOT_SHOWN = {"rate_limited", "exceeds_quota", "client_gone"}
+
+
+def table(name: str) -> list[list[str]]:
+    """The cells of each row below the head, without their backticks."""
+    text = README.partition(f"<!-- {name}: ")[2].partition(f"<!-- end of {name} -->")[0]
+    rows = re.findall(r"^\| (.+) \|$", text, re.MULTILINE)
+    return [[cell.removeprefix("`").removesuffix("`") for cell in row.split(" | ")] for row in rows[1:]]
 
 
 def test_the_table_of_refusals_is_that_of_the_code() -> None:
-    table = README.read_text().partition("<!-- refusals")[2].partition("<!-- end of refusals")[0]
-    shown = set(re.findall(r"^\| `(\w+)` \| (\d+) \| (.+) \|$", table, re.MULTILINE))
     rows = [row for row in vars(errors).values() if isinstance(row, errors.Refusal)]
-    assert shown == {(r.reason, str(r.status), r.message) for r in rows if r.reason not in NOT_SHOWN}
+    told = [[r.reason, str(r.status), r.message] for r in rows if r.reason not in NOT_SHOWN]
+    assert sorted(table("refusals")) == sorted(told)
+
+
+def test_the_table_of_classes_is_that_of_the_code() -> None:
+    promised = [[name, f"{c.ttft_s:g}", f"{c.itl_ms:g}", f"{c.share:g}"] for name, c in CLASSES.items()]
+    assert table("classes") == promised
+
+
+@pytest.mark.parametrize(("key", "shown"), [row[:2] for row in table("settings")])
+def test_a_default_is_that_of_the_code(key: str, shown: str) -> None:
+    config = decode(b"engine: {address: '127.0.0.1:8000'}", {})
+
+    def step(at: Any, name: str) -> Any:
+        return at["batch"] if name == "*" else getattr(at, name)
+
+    default = reduce(step, key.split("."), config)
+    if default is None:  # then the table says in words what happens
+        assert not re.fullmatch(r"[0-9.]+|on|off|true|false", shown)
+    else:
+        assert shown == (f"{default:g}" if isinstance(default, float) else str(default).lower())
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_is_accepted(example: str) -> None:
+    assert decode(example.encode(), {}).unbuilt() == []
+
+
+def test_there_are_tables_and_examples() -> None:
+    assert len(table("settings")) > 10
+    assert len(EXAMPLES) == 2

@@ -172,13 +172,13 @@ def running(argv: Sequence[str | Path], env: Mapping[str, str] | None = None) ->
 
 
 @contextlib.contextmanager
-def valkey() -> Iterator[str]:
-    """A fresh Valkey; its redis:// URL."""
-    port = free_port()
-    argv = [valkey_binary(), "--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no"]
+def valkey(port: int, *options: str) -> Iterator[Running]:
+    """A fresh Valkey that listens on `port`; `options` are further words of its command line."""
+    address = ("--bind", HOST, "--port", str(port))
+    argv = [valkey_binary(), *address, "--save", "", "--appendonly", "no", *options]
     with running(argv) as server:
         server.wait_for_line("Ready to accept connections")
-        yield f"redis://{HOST}:{port}/0"
+        yield server
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from mesh.bench.envoys import FIFO_CONNECTIONS
 from mesh.bench.origin import Origin
 from mesh.bench.scenarios import Scenario
 from mesh.bench.workload import Ask, Lengths, Traffic, stock
-from tests.harness.processes import envoy_binary, is_alive
+from tests.harness.processes import envoy_binary, is_alive, valkey_binary
 
 pytestmark = pytest.mark.integration
 
@@ -33,14 +33,15 @@ SCENARIO = Scenario(
 )
 
 
-SERVES = ["headgate", "headgate-direct", "envoy-adaptive", "envoy-admission", "engine-64"]
+SERVES = {"headgate": 2, "headgate-direct": 1, "envoy-adaptive": 1, "envoy-admission": 1, "engine-64": 1}
 
 
-@pytest.mark.parametrize("name", SERVES)
-def test_a_load_that_all_can_bear_is_served(name: str) -> None:
+@pytest.mark.parametrize(("name", "pods"), SERVES.items())
+def test_a_load_that_all_can_bear_is_served(name: str, pods: int) -> None:
     envoy_binary()
+    valkey_binary()
     found = asyncio.run(
-        runs.run(SCENARIO, contenders.ALL[name], capacity=Capacity(5000.0), pods=1, seed=1)
+        runs.run(SCENARIO, contenders.ALL[name], capacity=Capacity(5000.0), pods=pods, seed=1)
     )
     assert (found.scenario, found.contender, found.seed) == ("tiny", name, 1)
     assert found.score.total.origins > 5

@@ -177,19 +177,21 @@ class Machine(RuleBasedStateMachine):
         while True:
             before = list(self.waiting)
             ceilings = list(self.gate.ceilings)
+            promised = [one for one in before if one.tier == INVITED and not one.stays]
             ticket = self.gate.next_in(self.now)
             if ticket is None:
                 break
             assert ticket in before
             self.waiting.remove(ticket)
-            self._check_order(ticket)
+            if ticket not in promised:
+                self._check_order(ticket)
             if ticket.state == GONE:
                 assert ticket.tier != INVITED
                 rest = self.gate.backlog_s(self.now) + ticket.fresh / self.gate.meter.prompt_rate
                 assert self.now + rest > ticket.due
                 self.gone.append(ticket)
             else:
-                may_fill = self.share or self._has_aged(ticket, 1)
+                may_fill = self.share or self._has_aged(ticket, 1) or ticket in promised
                 self._entered(ticket, ceilings[0 if may_fill else ticket.cls])
         self.settled = True
 

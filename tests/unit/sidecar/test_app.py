@@ -157,7 +157,6 @@ def test_a_file_that_changes_is_noticed(pod: Pod) -> None:
     in_loop(scenario())
 
 
-
 def test_the_tasks_of_the_loop_are_counted(pod: Pod) -> None:
     def shown(app: App) -> list[bytes]:
         lines = app.plane.metrics.render("")[0].splitlines()
@@ -170,6 +169,50 @@ def test_the_tasks_of_the_loop_are_counted(pod: Pod) -> None:
             sleeping = asyncio.create_task(asyncio.sleep(60))
             assert shown(app) == [b"headgate_event_loop_tasks %d.0" % (counted + 1)]
             sleeping.cancel()
+
+    in_loop(scenario())
+
+
+# The mesh.
+
+
+def mesh(pod: Pod) -> list[str]:
+    """A mesh whose Redis is not there."""
+    return [f"redis: {{url: 'unix://{pod.folder}/redis'}}", "mesh: {name: demo, pod: pod-0}"]
+
+
+def test_a_member_of_a_mesh_serves_without_redis(pod: Pod, log: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with pod.serving(*mesh(pod)) as app:
+            await until(lambda: "nothing is shared with peers" in log.text)
+            assert app.plane.unready() is None
+            for n in range(4100):
+                app.plane.admission.invitations.remember(("anonymous", n, 1), 0.0, 0.0, None)
+            page = app.plane.metrics.render("")[0]
+            assert b"headgate_board_connected 0.0" in page
+            assert b"headgate_board_dropped_entries 4.0" in page
+
+    in_loop(scenario())
+
+
+def test_nothing_is_kept_for_peers_without_a_mesh(pod: Pod) -> None:
+    app = pod.app(mesh(pod)[0])
+    assert app.plane.admission.invitations.news is None
+
+
+def test_a_redis_that_cannot_be_stops_the_start(pod: Pod) -> None:
+    with pytest.raises(ConfigError, match=r"redis\.url: Port"):
+        pod.app("redis: {url: 'redis://h:port'}", mesh(pod)[1])
+
+
+def test_a_redis_that_cannot_be_is_refused_whole(pod: Pod, log: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with pod.serving(*mesh(pod)) as app:
+            before = app.plane.config
+            pod.write("redis: {url_file: /nowhere/at/all}", mesh(pod)[1], "drain_s: 7")
+            app.reload()
+            await until(lambda: "redis.url_file: cannot be read" in log.text)
+            assert app.plane.config is before
 
     in_loop(scenario())
 

@@ -296,8 +296,10 @@ def test_needs_restart() -> None:
 
 def test_what_is_not_built_is_named() -> None:
     text = "limits: [{name: a, limit: 1}]\nretry: {mode: off}\nredis: {url: 'redis://h'}\n"
-    text += "mesh: {pod: p, spill: overload}"
-    assert decode(ENGINE + text, {}).unbuilt() == ["limits", "redis", "mesh", "mesh.spill", "retry"]
+    assert decode(ENGINE + text, {}).unbuilt() == ["limits", "redis", "retry"]
+    text += "mesh: {pod: p, spill: overload, advertise: 'h:1', listen: 'h:2', secret_file: s}"
+    membership = ["mesh.advertise", "mesh.listen", "mesh.secret_file"]
+    assert decode(ENGINE + text, {}).unbuilt() == ["limits", *membership, "mesh.spill", "retry"]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +315,8 @@ def test_a_key_without_effect_is_named(text: str, named: str) -> None:
 
 
 def test_what_has_an_effect_is_not_named() -> None:
-    text = "classes: {premium: {share: 0.3}}\ntenants: [{name: a, weight: 2}]\nmesh: ~\nlimits: []"
+    text = "classes: {premium: {share: 0.3}}\ntenants: [{name: a, weight: 2}]\nlimits: []\n"
+    text += "redis: {url: 'redis://h'}\nmesh: {pod: p}"
     assert decode(ENGINE + text, {}).unbuilt() == []
 
 

@@ -238,6 +238,7 @@ def test_the_gauges_show_what_there_is() -> None:
         wire.client() >> post(CHAT, b"x" * 100)
     wire.client() >> post(CHAT, b"x" * 100, "x-priority: batch")
     admission = wire.plane.admission
+    admission.invitations.remember(("anonymous", 1, 1), 0.0, wire.clock.now(), None)
     assert gauges(wire.plane) == {
         "in_flight": 2,
         "queued": 4,
@@ -250,6 +251,9 @@ def test_the_gauges_show_what_there_is() -> None:
         "admission_work_rate": 0,  # nothing is known
         "admission_prompt_rate": admission.meter.prompt_rate,
         "tenants_held": 0,
+        "refused_remembered": 1,
+        "board_connected": 0,  # the owner of the mesh knows
+        "board_dropped_entries": 0,
         "downstream": 6,
         "upstream": 2,
         "buffered_bytes": 600,

@@ -19,12 +19,13 @@ WORDS = ("--engine", "fake")
 
 
 @pytest.fixture(autouse=True)
-def an_envoy(monkeypatch: pytest.MonkeyPatch) -> None:
+def binaries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "find_envoy", lambda: Path("/bin/envoy"))
+    monkeypatch.setattr(machine, "find_valkey", lambda: Path("/bin/valkey-server"))
 
 
-def parts(name: str, folder: Path) -> list[Part]:
-    layout = plan.lay_out(Options(pods=2), count(20001))
+def parts(name: str, folder: Path, *, pods: int = 2) -> list[Part]:
+    layout = plan.lay_out(Options(pods=pods), count(20001))
     tenants = contenders.tenants_of(TRAFFIC)
     return list(contenders.parts(contenders.ALL[name], layout, WORDS, folder, tenants))
 
@@ -42,6 +43,21 @@ def test_what_stands_before_the_engines(name: str, tmp_path: Path) -> None:
     ours = name.startswith("headgate")
     assert kinds["sidecar"] == (2 if ours else 0)
     assert kinds["envoy"] == (0 if name.startswith("engine") else 1)
+    assert kinds["valkey"] == (1 if ours else 0)
+
+
+def test_sidecars_of_several_engines_are_a_mesh(tmp_path: Path) -> None:
+    store = next(part for part in parts("headgate", tmp_path) if part.name == "valkey")
+    members = [config.load(tmp_path / f"sidecar-pod-{n}.yaml", {}) for n in (0, 1)]
+    assert [each.mesh and each.mesh.pod for each in members] == ["pod-0", "pod-1"]
+    for each in members:
+        assert each.redis is not None
+        assert f"{each.redis.url}".endswith(f":{store.argv[store.argv.index('--port') + 1]}/0")
+
+
+def test_one_sidecar_needs_no_mesh(tmp_path: Path) -> None:
+    assert "valkey" not in {part.name for part in parts("headgate", tmp_path, pods=1)}
+    assert config.load(tmp_path / "sidecar-pod-0.yaml", {}).mesh is None
 
 
 def test_a_sidecar_has_the_defaults_and_knows_who_asks(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr(overload, "run", stand_in.run)
     monkeypatch.setattr(triggers, "longest", stand_in.longest)
     monkeypatch.setattr(machine, "find_envoy", lambda: Path("/bin/envoy"))
+    monkeypatch.setattr(machine, "find_valkey", lambda: Path("/bin/valkey-server"))
     return stand_in
 
 
@@ -147,5 +148,16 @@ def test_without_envoy_nothing_starts(stage: Stage, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(machine, "find_envoy", missing)
     assert "no Envoy" in invoke(status=1)
     assert not stage.runs
+
+
+def test_without_valkey_there_are_no_meshes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Path:
+        raise machine.MissingBinary("no Valkey")
+
+    monkeypatch.setattr(machine, "find_valkey", missing)
+    assert "no Valkey" in invoke("--pods", "2", status=1)
+    assert not stage.runs
+    invoke("--pods", "1")
+    assert stage.runs
 
 

@@ -147,3 +147,22 @@ def test_when_the_size_is_told_the_limit_keeps_its_part() -> None:
 @pytest.mark.parametrize(("given", "taken"), [(-1.0, 0.1), (0.0, 0.1), (0.5, 0.5), (1e9, 1.2)])
 def test_a_remembered_part_is_bounded(given: float, taken: float) -> None:
     assert Controller(1000.0, known=True, fraction=given).fraction == pytest.approx(taken)
+
+
+def test_it_does_not_grow_while_something_else_binds() -> None:
+    assert moved(bound=True, room=600.0) == 0.0
+    assert moved(bound=True, room=800.0) > 0.0
+
+
+def test_what_is_remembered_is_a_limit_in_tokens_where_the_cache_is_known() -> None:
+    known = Controller(1000.0, known=True)
+    known.remember(500.0, 0.8)
+    assert known.limit == 400.0
+
+
+def test_where_it_is_not_what_is_remembered_is_the_better_guess() -> None:
+    guessing = Controller(1000.0, known=False)
+    guessing.remember(500.0, 0.8)
+    assert (guessing.capacity, guessing.limit) == (500.0, 400.0)
+    guessing.learn_capacity(500)
+    assert guessing.limit == 400.0
