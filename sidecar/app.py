@@ -249,9 +249,9 @@ class App:
         """Turn the timers, and notice how late we are."""
         plane = self.plane
         now = plane.clock.now()
+        self._loop.call_later(TICK_S, self._tick, now + TICK_S)  # first: whatever fails, time goes on
         plane.lifecycle.tick(now, due, TICK_S)
         plane.tick()
-        self._loop.call_later(TICK_S, self._tick, now + TICK_S)
 
     async def _chores(self) -> None:
         for second in itertools.count(1):

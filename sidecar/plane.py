@@ -175,7 +175,7 @@ class Plane:
     def _measure(self) -> None:
         gauge, context = self.metrics.gauge, self.context
         admission = self.admission
-        gauge("headgate_in_flight", lambda: admission.in_flight)
+        gauge("headgate_in_flight", lambda: self.endpoint.in_flight)
         gauge("headgate_queued", lambda: admission.queued)
         for name, queue in zip(self.config.classes, admission.queues, strict=True):
             gauge("headgate_queue", queue.__len__, name)

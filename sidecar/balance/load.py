@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-
 _PAGE_MAX_AGE_S: Final = 10.0  # after which a report does not keep alive what a page said
 
 
@@ -44,7 +43,7 @@ class EngineLoad:
             setattr(self, name, getattr(page, name))
 
     def hear(self, report: EngineLoad) -> None:
-        """A report knows gauges alone, and not all of them: what it does not name stays, while it is not old."""
+        """A report knows gauges alone, and not all: what it does not name stays, while it is not old."""
         self.at = report.at
         is_old = report.at - self.counted_at > _PAGE_MAX_AGE_S
         for name in ("running", "waiting", "kv_used"):

@@ -53,14 +53,15 @@ _KEPT: Final = 0.6  # of a higher class's share stays free for its bursts
 _LEAST_KEPT: Final = 0.08
 _UNSEEN: Final = 0.3
 _BIG_PROMPT: Final = 0.5  # of the backlog bound: longer prompts count as this, or would wait too long
+_BIG_ROOM: Final = 0.5  # of the limit likewise
+_PASSED: Final = 0.25  # of the limit: others may pass whoever needs more, for the first half of its patience
+_DEBT: Final = 2.0  # times its head's work owed to a class: others wait for it. Twice that is the most
 _SLOW: Final = 0.02
 _DEMAND_S: Final = 2.0  # time constant of what classes ask for now
 _CUSTOM_S: Final = 20.0  # and of what they usually ask for
 _LONG_S: Final = 5.0  # who has more time than this will outlast a peak
-
 _UNKNOWN_S: Final = 1.0  # after which a caller may try again while no rate is known,
 _UNKNOWN_FOR_S: Final = 5.0  # and for how long: the engine may be stuck
-
 _VICTIMS: Final = 2
 _BLOCKED_S: Final = 0.1  # before somebody has to give way
 
@@ -158,6 +159,7 @@ class Admission:
     def requeue(self, ticket: Ticket, now: float) -> None:
         """A ticket that has run waits again, before others: it lost its turn through no fault of its own."""
         ticket.tier = INVITED
+        ticket.promised = False
         ticket.stays = True
         ticket.due = max(ticket.due, now + self.terms[ticket.cls].wait_s)
         ticket.first = 0.0
@@ -208,12 +210,19 @@ class Admission:
                     ticket.state = GONE
                     self.anomaly.on_refused(ticket.tenant, ticket.work)
                 else:
-                    ticket.stays |= not must_fit
+                    ticket.stays |= rank < ticket.cls
                     self._enter(ticket, now)
                 return ticket
             if must_fit:
                 return None
         return None
+
+    def release(self, now: float) -> Iterator[Ticket]:
+        """Let all in who wait, whether or not there is room: the gate is no more."""
+        for ticket in [*self.waiting()]:
+            self._unqueue(ticket)
+            self._enter(ticket, now)
+            yield ticket
 
     def on_first_token(self, ticket: Ticket, now: float) -> None:
         """Its prompt is computed."""
@@ -357,7 +366,8 @@ class Admission:
         running = len(self.running)
         if not running:
             return True
-        if running >= self.seats:
+        ceiling = self.ceilings[rank]
+        if running >= self.seats * ceiling:
             return False
         terms = self.terms[rank]
         backlog = self.backlog_s(now)
@@ -365,7 +375,8 @@ class Admission:
             own = ticket.fresh / self.meter.prompt_rate
             if backlog + min(own, _BIG_PROMPT * terms.backlog_s) > terms.backlog_s:
                 return False
-        return self.room + ticket.room <= self.controller.limit * self.ceilings[rank]
+        most = self.controller.limit * ceiling
+        return self.room + min(ticket.room, most * _BIG_ROOM) <= most
 
     def _candidates(self, now: float) -> Iterator[tuple[Ticket, int, bool]]:
         """Ticket, as which class it may fill the engine, whether nobody below it may go before it."""
@@ -375,8 +386,9 @@ class Admission:
             oldest, head = queues[cls].oldest, queues[cls].head()
             if oldest is None or head is None:
                 continue
-            if self._credit[cls] >= head.work or (head.tier == INVITED and not head.stays):
-                yield head, 0, False
+            credit = self._credit[cls] = min(self._credit[cls], 2 * _DEBT * head.work)
+            if credit >= head.work or head.promised:
+                yield head, 0, credit >= _DEBT * head.work
             steps = int((now - oldest.queued) / self.aging_s)
             if steps:
                 aged.setdefault(max(cls - steps, 0), []).append(oldest)
@@ -386,7 +398,13 @@ class Admission:
                     yield ticket, cls, True
             head = queue.head()
             if head is not None:
-                yield head, cls, True
+                yield head, cls, not self._may_be_passed(head, now)
+
+    def _may_be_passed(self, ticket: Ticket, now: float) -> bool:
+        """It needs so much room that all others would wait for it while the engine empties."""
+        if ticket.room <= _PASSED * self.controller.limit:
+            return False
+        return now - ticket.queued < (ticket.due - ticket.queued) / 2
 
     def _queue(self, ticket: Ticket, now: float) -> None:
         ticket.state = WAITING
@@ -454,6 +472,7 @@ class Admission:
         self._keep_free()
         self._would_wait = False
         self.abnormal |= self.anomaly.close(seconds)
+        self.invitations.forget(now)
 
     def _with_what_was_heard(self, window: Window) -> Window:
         """The engine's own word, where there is one; else what was seen here must do."""

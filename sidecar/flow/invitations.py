@@ -109,3 +109,12 @@ class Invitations:
         refused.move_to_end(who)
         if len(refused) > _MOST:
             refused.popitem(last=False)
+
+    def forget(self, now: float) -> None:
+        """Those that no longer matter, oldest first; now and then, so that an empty memory costs nothing."""
+        refused = self._refused
+        while refused:
+            who = next(iter(refused))
+            if now <= refused[who].closes + _UNINVITED_S:
+                break
+            del refused[who]

@@ -110,9 +110,8 @@ class Meter:
         gaps, before = [], self._began
         for ticket in running:
             if ticket.steady and 0 < ticket.first <= before:
-                came = ticket.tokens - ticket.marked
-                if came and not ticket.unread:
-                    gaps.append(seconds / came)
+                if ticket.tokens and not ticket.unread:
+                    gaps.append(seconds / max(ticket.tokens - ticket.marked, 1))
             ticket.marked = ticket.tokens
         if not gaps:
             return None

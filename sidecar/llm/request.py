@@ -6,6 +6,7 @@ answers for it. `Asked()` then says that nothing is known.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -80,6 +81,12 @@ class _Body(msgspec.Struct):
     input: Raw = Raw()
 
 
+# Members that are read as they are.
+_PLAIN: Final = (
+    "model", "stream", "max_tokens", "max_completion_tokens", "max_output_tokens", "service_tier", "n"
+)  # fmt: skip
+
+
 class Asked(msgspec.Struct):
     """What a body asks for. `cls` is what its `service_tier` means: HIGHEST, LOWEST or OWN.
 
@@ -104,7 +111,7 @@ def read(body: bytes) -> Asked:
     try:
         found = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Asked(size=len(body))
+        found = _leniently(body)
     tokens = found.max_completion_tokens or found.max_tokens or found.max_output_tokens
     limit = min(tokens, MAX_TOKENS) if type(tokens) is int and tokens > 0 else None
     tier, n = found.service_tier, found.n
@@ -117,6 +124,18 @@ def read(body: bytes) -> Asked:
         min(n, _MAX_ANSWERS) if type(n) is int and n > 1 else 1,
         tokens is not None and limit != tokens,
     )
+
+
+def _leniently(body: bytes) -> _Body:
+    """What engines read although it is no JSON (NaN, other encodings) must not slip past the rules."""
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        return _Body(prompt=Raw(body))
+    plain = {name: given[name] for name in _PLAIN if name in given}
+    return _Body(**plain, prompt=Raw(body))
 
 
 def _text(raw: Raw) -> int:
@@ -145,6 +164,16 @@ def with_priority(body: bytes, priority: int) -> bytes:
             return b'%b"priority":%d%b%b' % (body[:at], priority, comma, body[at:])
         members = msgspec.json.decode(body, type=dict[str, Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
-        return body
+        return _priority_leniently(body, priority)
     members["priority"] = Raw(b"%d" % priority)
     return msgspec.json.encode(members)
+
+
+def _priority_leniently(body: bytes, priority: int) -> bytes:
+    try:
+        given = json.loads(body)
+        if isinstance(given, dict):
+            return json.dumps(given | {"priority": priority}).encode()
+    except (ValueError, RecursionError):
+        pass
+    return body

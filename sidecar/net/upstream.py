@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sidecar.net.timers import Timer
 
 _SAFE: Final = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 section 9.2.1
-_EVENT_END: Final = b"\n\n"
+_EVENT: Final = b"data:"  # once in each event, however its lines end, and in no comment
 _USAGE: Final = b'"usage"'
 _TAIL: Final = 4096  # bytes at the end of a piece in which it is looked for
 _JOINED_UP_TO: Final = 16 * 1024  # below this one copied write is cheaper than two buffers
@@ -118,13 +118,13 @@ class Upstream(asyncio.Protocol):
         """What was read, through the stages to the client."""
         reader = self._reader
         body = reader.take()
+        if body and x.is_work:
+            _count(x, body)
         head = None
         if not self._head_seen:
             head = self._head(x, bool(body))
             if head is None:
                 return
-        if body and x.is_work:
-            _count(x, body)
         if body and x.pipeline.sees_data and not x.pipeline.data(x, body):
             return
         if reader.complete:
@@ -370,7 +370,7 @@ class Upstream(asyncio.Protocol):
 
 def _count(x: Exchange, data: bytes) -> None:
     """The events in a piece of an answer; and its usage, all of it that is kept: memory is scarce."""
-    x.tokens += data.count(_EVENT_END)
+    x.tokens += data.count(_EVENT)
     at = data.rfind(_USAGE, -_TAIL)
     if at >= 0:
         x.tail = data[at:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sidecar.flow.ticket import INVITED
 from sidecar.pipeline import Stage
 from sidecar.telemetry.record import Record
 
@@ -48,7 +47,7 @@ class Account(Stage):
         series = self._series(x.tenant, x.model, x.cls)
         if ticket is not None:
             position, predicted, prompt = ticket.position, ticket.predicted, ticket.prompt
-            invited = ticket.tier == INVITED
+            invited = ticket.promised
             if responded:
                 series.prompt_tokens += prompt
                 series.answer_tokens += x.tokens

@@ -21,6 +21,7 @@ from sidecar.flow.controller import Heard
 from sidecar.flow.invitations import fingerprint
 from sidecar.flow.ticket import FIRST, GONE, INVITED, REPEAT, Ticket
 from sidecar.flow.ticket import RUNNING as ADMITTED
+from sidecar.flow.ticket import WAITING as QUEUED_UP
 from sidecar.llm.request import with_priority
 from sidecar.llm.usage import read_usage
 from sidecar.pipeline import Stage
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("headgate.admit")
 
 _PATIENCE_S: Final = 60.0  # of callers who say nothing: OpenAI's SDK comes back within this or not at all
+_SILENT_S: Final = 1.0  # after which an answer without an event that can be told is taken as begun
 _FRAME: Final = 2  # events of a stream that hold no token: who speaks, and that it is done
 _SCATTER: Final = 0.2
 
@@ -95,21 +97,22 @@ class Admit(Stage):
 
     def on_response(self, x: Exchange) -> None:
         ticket = x.ticket
-        if ticket is not None and x.status == 200:
-            now = self._clock.now()
-            if ticket.predicted and not ticket.first:
-                self._metrics.predicted(x.cls, ticket.predicted, now - ticket.queued)
-            self._admission.on_first_token(ticket, now)
+        if ticket is not None and x.status == 200 and (x.tokens or not x.stream):
+            self._first_token(x, ticket)
             self.let_in()
 
     def on_complete(self, x: Exchange) -> None:
         ticket = x.ticket
         if ticket is None:
             return
-        if x.timer is not None:
+        if ticket.state == QUEUED_UP:
             self._stop_waiting(x)
-        if ticket.state != GONE:
-            ticket.tokens = self._tokens(x)
+        if ticket.state == ADMITTED:
+            try:
+                ticket.tokens = self._tokens(x)
+            finally:  # whatever an engine says of itself, the place is free
+                self._admission.leave(ticket)
+        else:
             self._admission.leave(ticket)
         self.let_in()
 
@@ -119,8 +122,15 @@ class Admit(Stage):
         if not admission.queued:
             return
         now = self._clock.now()
+        if self._off or self._shadow:  # since a reload
+            for released in admission.release(now):
+                x: Exchange = released.member
+                if x.state == WAITING:
+                    self._stop_waiting(x)
+                    x.pipeline.resume(x)
+            return
         while (ticket := admission.next_in(now)) is not None:
-            x: Exchange = ticket.member
+            x = ticket.member
             # One that was refused meanwhile is on its way out and gives its ticket back itself.
             if x.state == WAITING:
                 self._stop_waiting(x)
@@ -132,7 +142,11 @@ class Admit(Stage):
         admission, now = self._admission, self._clock.now()
         for ticket in admission.running:
             if ticket.steady:
-                ticket.tokens = ticket.member.tokens
+                x: Exchange = ticket.member
+                ticket.tokens = x.tokens
+                ticket.unread = x.client.is_congested
+                if x.responded and not ticket.first and (x.tokens or now - x.responded > _SILENT_S):
+                    self._first_token(x, ticket)
         load = self._load
         if load.is_fresh(now, self._max_age):
             admission.heard = Heard(
@@ -145,10 +159,16 @@ class Admit(Stage):
         admission.tick(now)
         if admission.abnormal:
             self._tell_of_abnormal()
-        if admission.queued and self._preempt != "off":
+        if admission.queued and self._preempt != "off" and not (self._off or self._shadow):
             for ticket in admission.victims(now, started=self._preempt == "started"):
                 self._preempt_one(ticket.member)
         self.let_in()
+
+    def _first_token(self, x: Exchange, ticket: Ticket) -> None:
+        now = self._clock.now()
+        if ticket.queued and ticket.predicted and not ticket.first:
+            self._metrics.predicted(x.cls, ticket.predicted, now - ticket.queued)
+        self._admission.on_first_token(ticket, now)
 
     def _tell_of_abnormal(self) -> None:
         for tenant in self._admission.abnormal:
@@ -167,13 +187,15 @@ class Admit(Stage):
         ticket.steady = x.stream
         body = x.body
         if body is not None:
-            if self._tells_engine:
+            if self._tells_engine and not self._shadow:
                 x.body = body = with_priority(body, cls)
             ticket.size = len(body)
             if x.repeat or len(self._admission.invitations):
                 self._recognise(x, ticket, body, now, wait)
-        elif x.repeat:
-            ticket.tier = REPEAT
+        else:
+            ticket.stays = True  # it cannot be sent again
+            if x.repeat:
+                ticket.tier = REPEAT
         return ticket
 
     def _recognise(self, x: Exchange, ticket: Ticket, body: bytes, now: float, wait: float) -> None:
@@ -182,6 +204,7 @@ class Admit(Stage):
         told = invitations.returned(fingerprint(x.tenant, body), now)
         if told is not None and invitations.is_due(told, now):
             ticket.tier = INVITED
+            ticket.promised = True
             ticket.came = told.came
             ticket.due = now + wait if x.deadline is None else min(now + wait, x.deadline)
         elif told is not None or x.repeat:
@@ -205,8 +228,6 @@ class Admit(Stage):
 
     def _give_up(self, x: Exchange) -> None:
         if x.state == WAITING:
-            x.timer = None
-            x.waited += self._clock.now() - x.parked
             x.pipeline.resume(x, self._refusal(x, QUEUE_TIMEOUT))
 
     def _stop_waiting(self, x: Exchange) -> None:
@@ -219,7 +240,9 @@ class Admit(Stage):
         """With when to return, where there is a time for that."""
         ticket, now = x.ticket, self._clock.now()
         assert ticket is not None
-        latest = x.deadline if x.deadline is not None else ticket.came + _PATIENCE_S
+        latest = (now if x.deadline is not None else ticket.came) + _PATIENCE_S
+        if x.deadline is not None:
+            latest = min(latest, x.deadline)
         wait = self._admission.invite(ticket, now, latest)
         if x.body is not None:
             self._admission.invitations.remember(fingerprint(x.tenant, x.body), ticket.came, now, wait)
@@ -249,7 +272,8 @@ class Admit(Stage):
     def _tokens(self, x: Exchange) -> int:
         """How long the answer was; a whole one teaches."""
         if x.status != 200 or x.reason:
-            return x.tokens
+            ticket = x.ticket
+            return x.tokens if x.stream or ticket is None else max(x.tokens, ticket.tokens)
         usage = read_usage(x.tail) if x.tail else None
         ticket = x.ticket
         assert ticket is not None
@@ -257,7 +281,7 @@ class Admit(Stage):
         if usage is None:
             # What is not streamed is known by how long it took, as the rates are that it is measured against.
             seen = max(x.tokens - _FRAME, 0) if x.stream else ticket.tokens
-            self._estimates.learn(x.tenant, x.model, seen, size=x.size)
+            self._estimates.learn(x.tenant, x.model, seen // max(x.answers, 1), size=x.size)
             return seen
         x.tokens = ticket.tokens = usage.answer
         if not x.stream and x.responded:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from sidecar.settings import ClassRule, Config, Tenant
     from sidecar.telemetry.metrics import Metrics
 
+_UNREAD: Final = 4096  # bytes of text at most in a body that is not read: it may be sound or pictures
 _MAX_ROUTES: Final = 1024  # distinct request lines remembered
 _MAX_LINE: Final = 256  # longer ones are not worth remembering
 _MAX_REPEAT: Final = 100
@@ -104,7 +105,7 @@ class Identify(Stage):
         x.path = route.path
         x.is_work = route.is_work
         x.is_openai = route.is_openai
-        x.size = request.length or 0
+        x.size = min(request.length or 0, _UNREAD)
         lifecycle = self._lifecycle
         # Few requests need the closer look.
         if (

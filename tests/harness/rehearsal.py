@@ -164,7 +164,7 @@ class Rehearsal:
         invitations = self.admission.invitations
         told = invitations.returned((traffic.tenant, ask.number, 0), now)
         if told is not None and invitations.is_due(told, now):
-            ticket.tier, ticket.came = INVITED, told.came
+            ticket.tier, ticket.promised, ticket.came = INVITED, True, told.came
         else:
             ticket.tier = REPEAT if len(caller.origin.attempts) > 1 else FIRST
         return ticket

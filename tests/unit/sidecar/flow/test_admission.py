@@ -37,9 +37,9 @@ def test_strictly_by_class() -> None:
 
 
 def test_nobody_passes_a_higher_one_for_being_small() -> None:
-    admission = gate(100, capacity=1000.0)
-    admission.arrive(ticket(prompt=500.0), 0.0)
-    large = wait(admission, ticket(HIGH, prompt=900.0))
+    admission = gate(100, capacity=10_000.0)
+    admission.arrive(ticket(prompt=8000.0), 0.0)
+    large = wait(admission, ticket(HIGH, prompt=2000.0))
     small = wait(admission, ticket(LOW, prompt=1.0))
     assert admission.next_in(0.0) is None
     assert turn(admission) is large

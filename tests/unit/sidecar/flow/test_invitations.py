@@ -123,6 +123,14 @@ def test_no_more_are_remembered_than_there_is_room_for() -> None:
     assert invitations.returned(("t", 0, 0), 1001.0) is None
 
 
+def test_who_is_refused_again_is_forgotten_last() -> None:
+    invitations = calendar()
+    for n in (*range(16_384), 0, 20_000):
+        invitations.remember(("t", n, n), 0.0, 1000.0, 1.0)
+    assert invitations.returned(("t", 0, 0), 1001.0) is not None
+    assert invitations.returned(("t", 1, 1), 1001.0) is None
+
+
 def test_a_fingerprint_is_of_the_tenant_and_the_whole_body() -> None:
     same = fingerprint("a", b"text")
     assert fingerprint("a", bytes(bytearray(b"text"))) == same

@@ -11,7 +11,7 @@ from sidecar.balance.load import Occupancy
 from sidecar.balance.orca import LoadReport
 from sidecar.errors import CLIENT_GONE, MALFORMED, QUEUE_FULL
 from sidecar.exchange import Exchange, Reply
-from sidecar.flow.ticket import INVITED, Ticket
+from sidecar.flow.ticket import Ticket
 from sidecar.stages.account import Account
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.metrics import Metrics
@@ -57,7 +57,7 @@ def answered_by_the_engine(rig: Rig, *fields: str) -> Exchange:
     x.dispatched = x.arrived + 0.5
     x.responded = x.arrived + 2.0
     x.status, x.bytes_out, x.attempt, x.repeat, x.tokens = 200, 1234, 2, 3, 17
-    x.ticket = Ticket(x, 0, "acme", 1.0, 20.5, 20.5, 100.0, x.arrived, x.arrived + 1, tier=INVITED)
+    x.ticket = Ticket(x, 0, "acme", 1.0, 20.5, 20.5, 100.0, x.arrived, x.arrived + 1, promised=True)
     x.ticket.position, x.ticket.predicted = 5, 1.25
     rig.clock.advance(3.0)
     x.pipeline.complete(x)

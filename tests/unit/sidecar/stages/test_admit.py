@@ -344,9 +344,7 @@ def test_turned_off_by_a_reload_the_gate_still_empties_its_queue() -> None:
     waits = pod.ask("b")
     pod.reload("mode: off, max_in_flight: 1")
     pod.ask("c")
-    assert (pod.asked, waits.has_news) == (["a", "c"], False)
-    pod.engines[0] >> ok()
-    assert (pod.asked, pod.counts) == (["a", "b", "c"], (1, 0))
+    assert (pod.asked, waits.has_news) == (["a", "b", "c"], False), "nobody waits for a gate that is no more"
     for engine in pod.engines:
         engine >> ok()
     pod.assert_at_rest()
