@@ -241,14 +241,14 @@ MUTANTS: Final = (
     # Admission: bounds.
     _admission(
         "one more than there are seats",
-        "if running >= self.seats:",
-        "if running > self.seats:",
+        "if running >= self.seats * ceiling:",
+        "if running > self.seats * ceiling:",
     ),
-    _admission("a request needs no room", "return self.room + ticket.room <=", "return self.room <="),
+    _admission("a request needs no room", "+ min(ticket.room, most * _BIG_ROOM) <=", "<="),
     _admission(
         "lower classes fill the engine",
-        "self.controller.limit * self.ceilings[rank]",
-        "self.controller.limit * self.ceilings[0]",
+        "ceiling = self.ceilings[rank]",
+        "ceiling = self.ceilings[0]",
     ),
     _admission("prompts ahead do not matter", "        if backlog:\n", "        if False:\n"),
     _admission(
@@ -287,6 +287,7 @@ MUTANTS: Final = (
         "self._credit[other] += self.terms[other].share * work",
         "self._credit[other] += 0.0",
     ),
+    _admission("who was invited waits for higher classes", " or head.promised:", ":"),
     _admission("aging is at once", "int((now - oldest.queued) / self.aging_s)", "2"),
     _admission(
         "a full queue drops the most important",
