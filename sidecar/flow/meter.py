@@ -109,9 +109,9 @@ class Meter:
         """The 90th percentile over streams of their mean milliseconds between tokens."""
         gaps, before = [], self._began
         for ticket in running:
-            if ticket.steady and 0 < ticket.first <= before:
-                if ticket.tokens and not ticket.unread:
-                    gaps.append(seconds / max(ticket.tokens - ticket.marked, 1))
+            tells = ticket.steady and ticket.tokens > 0 and not ticket.unread
+            if tells and 0 < ticket.first <= before:
+                gaps.append(seconds / max(ticket.tokens - ticket.marked, 1))
             ticket.marked = ticket.tokens
         if not gaps:
             return None

@@ -244,18 +244,13 @@ MUTANTS: Final = (
         "if running >= self.seats * ceiling:",
         "if running > self.seats * ceiling:",
     ),
-    _admission("a request needs no room", "+ min(ticket.room, most * _BIG_ROOM) <=", "<="),
+    _admission("a request needs no room", "return self.room + min(", "return self.room + 0 * min("),
     _admission(
         "lower classes fill the engine",
         "ceiling = self.ceilings[rank]",
         "ceiling = self.ceilings[0]",
     ),
     _admission("prompts ahead do not matter", "        if backlog:\n", "        if False:\n"),
-    _admission(
-        "an empty engine is choosy",
-        "        if not running:\n            return True\n",
-        "",
-    ),
     _admission(
         "the queue holds one more",
         "if self.queued >= self.max_queue or self.queued_bytes + ticket.size",
@@ -306,7 +301,6 @@ MUTANTS: Final = (
         "if (self._too_late",
     ),
     _admission("who is sent back loses its turn", "        ticket.tier = INVITED\n", ""),
-    _admission("equals give way", "in self.running if ticket.cls > cls]", "in self.running]"),
     _admission("who gave way gives way again", "        ticket.stays = True\n", ""),
     # Fair queues.
     _fair(
