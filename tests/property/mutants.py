@@ -30,9 +30,9 @@ INVITATIONS: Final = "sidecar/flow/invitations.py"
 BUDGET: Final = "sidecar/flow/budget.py"
 SUITES: Final = {
     PIPELINE: ("tests/property/test_pipeline.py",),
-    ADMISSION: ("tests/property/test_admission.py",),
-    FAIR: ("tests/property/test_admission.py",),
-    INVITATIONS: ("tests/property/test_admission.py",),
+    ADMISSION: ("tests/unit/sidecar/flow/test_admission.py", "tests/property/test_admission.py"),
+    FAIR: ("tests/unit/sidecar/flow/test_fair.py", "tests/property/test_admission.py"),
+    INVITATIONS: ("tests/unit/sidecar/flow/test_invitations.py", "tests/property/test_admission.py"),
     BUDGET: ("tests/unit/sidecar/flow/test_budget.py",),
 }
 
@@ -282,6 +282,7 @@ MUTANTS: Final = (
         "self._credit[other] += self.terms[other].share * work",
         "self._credit[other] += 0.0",
     ),
+    _admission("who was invited waits for higher classes", " or head.promised:", ":"),
     _admission("aging is at once", "int((now - oldest.queued) / self.aging_s)", "2"),
     _admission(
         "a full queue drops the most important",

@@ -39,9 +39,9 @@ class Gated(Wire):
         self.settle()
         return [json.loads(seen.body)["user"] for engine in self.engines for seen in engine.seen]
 
-    def finish(self) -> None:
+    def finish(self, answer: bytes = b"") -> None:
         """The engine answers the newest."""
-        self.engine >> ok()
+        self.engine >> ok(answer)
 
     def knows(self, *, work: float, prompts: float = 1e6) -> None:
         """The engine's rates have been measured, in tokens a second."""

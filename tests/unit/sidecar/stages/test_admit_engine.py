@@ -6,7 +6,7 @@ import pytest
 
 from tests.harness.engine import SSE, End, chunked, ok
 from tests.harness.wire import CHAT, Client, post
-from tests.unit.sidecar.stages.gated import Gated, crowded, emptied, invited, told
+from tests.unit.sidecar.stages.gated import Gated, crowded, emptied, invited, text, told
 
 # Giving way before the first token.
 
@@ -72,10 +72,20 @@ def test_off_nobody_gives_way() -> None:
 
 def test_a_body_that_was_not_kept_cannot_be_sent_again() -> None:
     pod = Gated()
-    pod.client() >> post("/generate", b'{"user": "g"}', "x-priority: batch")
+    body = b'{"user": "g", "text": "%b"}' % (b"word " * 20_000)  # the engine is busy with it for long
+    pod.client() >> post("/generate", body, "x-priority: batch")
     pod.ask("high", "premium")
     pod.advance(0.5)
     assert (pod.asked, pod.counts) == (["g"], (1, 1))
+
+
+def test_an_error_that_has_begun_is_an_answer_too() -> None:
+    pod = Gated()
+    low, _ = blocked(pod)
+    pod.engine >> b"HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\nno"
+    pod.advance(0.5)
+    pod.engine >> b" m."
+    assert (told(low).status, pod.record.reason) == (404, "")
 
 
 def test_equals_do_not_give_way() -> None:
@@ -169,6 +179,23 @@ def test_the_length_of_answers_is_learnt_from_usage() -> None:
     assert (pod.record.answer_tokens, pod.record.reason) == (7, "")
     prompt, fresh, _ = pod.plane.estimates.expect("anonymous", "other", 100, None)
     assert fresh < prompt / 2, "most of the prompt was cached"
+
+
+def test_of_several_answers_at_once_each_counts() -> None:
+    pod = Gated()
+    for _ in range(40):
+        pod.ask("a", n=7)
+        pod.finish(b"{%b}" % USAGE.replace(b":7,", b":700,"))
+    assert expected(pod) == pytest.approx(100, rel=0.2)
+
+
+def test_errors_say_nothing_of_how_fast_the_engine_is() -> None:
+    pod = Gated()
+    before = pod.gate.meter.prompt_rate
+    for _ in range(10):
+        pod.ask("a", prompt=text(100_000))
+        pod.engine >> b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"
+    assert pod.gate.meter.prompt_rate == before
 
 
 def test_and_from_the_last_event_of_a_stream() -> None:

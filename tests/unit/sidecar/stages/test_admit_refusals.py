@@ -162,7 +162,9 @@ def test_an_invitation_counts_once() -> None:
 def test_who_is_back_may_wait_as_long_as_one_who_is_new() -> None:
     pod = Gated(more="trusted_proxies: [192.0.2.7]")
     crowded(pod)
+    invited(pod, "another")
     seconds = invited(pod, "back")
+    assert seconds > 1
     emptied(pod)
     pod.advance(seconds)
     pod.ask("now")
