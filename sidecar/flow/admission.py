@@ -380,19 +380,21 @@ class Admission:
             if steps:
                 aged.setdefault(max(cls - steps, 0), []).append(oldest)
         for cls, queue in enumerate(queues):
-            if aged:
-                for ticket in aged.get(cls, ()):
-                    yield ticket, cls, True
-            head = queue.head()
-            if head is None:
-                continue
-            if not self._may_be_passed(head, now):
-                yield head, cls, True
-                continue
-            yield head, cls, False
-            small = queue.small(_PASSED * self.controller.limit)
-            if small is not None:
-                yield small, cls, True
+            for ticket in aged.get(cls, ()):
+                yield ticket, cls, True
+            yield from self._by_turn(queue, cls, now)
+
+    def _by_turn(self, queue: ClassQueue, cls: int, now: float) -> Iterator[tuple[Ticket, int, bool]]:
+        head = queue.head()
+        if head is None:
+            return
+        if not self._may_be_passed(head, now):
+            yield head, cls, True
+            return
+        yield head, cls, False
+        small = queue.small(_PASSED * self.controller.limit)
+        if small is not None:
+            yield small, cls, True
 
     def _may_be_passed(self, ticket: Ticket, now: float) -> bool:
         """It needs so much room that all others would wait for it while the engine empties."""

@@ -9,6 +9,7 @@ import pytest
 from sidecar.flow.admission import DOOMED, ENTERED, QUEUED, Admission, Terms
 from sidecar.flow.controller import Heard
 from sidecar.flow.ticket import GONE, INVITED, REPEAT, WAITING
+from sidecar.standing import blocked_by
 from tests.unit.sidecar.flow.tickets import (
     HIGH,
     LOW,
