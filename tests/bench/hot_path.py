@@ -20,7 +20,8 @@ from sidecar.plane import Plane
 
 KEY = "sk-bench"
 CONFIG = f"""
-engine: {{address: 127.0.0.1:8000}}
+engine: {{address: 127.0.0.1:8000, kv_tokens: 1000000000}}
+admission: {{max_in_flight: 20000}}
 telemetry: {{access_log: sampled}}
 tenants:
   - {{name: acme, key_sha256: ["{hashlib.sha256(KEY.encode()).hexdigest()}"], class: premium}}

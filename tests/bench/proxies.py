@@ -184,9 +184,10 @@ def _sidecar(site: Site, **sections: Any) -> Command:
     settings = yaml.safe_load(CONFIG) | {
         "listen": f"{HOST}:{site.port}",
         "admin": f"{HOST}:{site.admin}",
-        "engine": {"address": f"{HOST}:{site.place.engine}"},
-        # All run at once, as with the others.
+        # Admission counts everything and holds up nobody: all run at once, as with the others.
+        "engine": {"address": f"{HOST}:{site.place.engine}", "kv_tokens": 1_000_000_000},
         "admission": {"max_in_flight": 20_000},
+        "classes": {"premium": {"max_wait_s": 600}, "standard": {"max_wait_s": 600}},
         **sections,
     }
     file = site.write("sidecar.yaml", yaml.safe_dump(settings))
