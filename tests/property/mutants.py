@@ -274,8 +274,8 @@ MUTANTS: Final = (
     _admission("newcomers overtake", "if not self.queued and self.fits(", "if self.fits("),
     _admission(
         "the lowest class goes first",
-        "        for cls, queue in enumerate(queues):\n            if aged",
-        "        for cls, queue in reversed([*enumerate(queues)]):\n            if aged",
+        "        for cls, queue in enumerate(queues):\n            for ticket in aged",
+        "        for cls, queue in reversed([*enumerate(queues)]):\n            for ticket in aged",
     ),
     _admission(
         "no class has a share",
