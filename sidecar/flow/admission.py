@@ -236,14 +236,18 @@ class Admission:
             self._unqueue(ticket)
         elif ticket.state == RUNNING:
             self._count(ticket)
-            del self.running[ticket]
-            self.room -= ticket.room
-            if not ticket.first:
+            running = self.running
+            del running[ticket]
+            taken = DECODE * ticket.tokens
+            if ticket.first:
+                taken += ticket.fresh
+            else:
                 self.backlog -= ticket.fresh
                 self._clear -= ticket.fresh / self.meter.prompt_rate
-            if not self.running:
+            if running:
+                self.room -= ticket.room
+            else:
                 self.room = self.backlog = 0.0  # nor shall rounding be left
-            taken = (ticket.fresh if ticket.first else 0.0) + DECODE * ticket.tokens
             self.queues[ticket.cls].settle(ticket, taken)
         ticket.state = GONE
 
@@ -320,22 +324,18 @@ class Admission:
 
     def _make_place(self, ticket: Ticket) -> bool:
         """Drop who is less important than `ticket`, until it has a place; nobody, if it would have none."""
-        if self.queued > self.max_queue or self.queued_bytes + ticket.size > self.max_bytes:
-            cls, tier = ticket.cls, ticket.tier
-            less = [other for queue in self.queues[cls + 1 :] for other in queue]
-            less += [other for other in self.queues[cls] if other.tier > tier]
-            if self.queued - len(less) >= self.max_queue:
-                return False
-            if self.queued_bytes - sum(other.size for other in less) + ticket.size > self.max_bytes:
-                return False
+        found: list[Ticket] = []
+        queued, held = self.queued, self.queued_bytes + ticket.size
         for cls in range(len(self.queues) - 1, ticket.cls - 1, -1):
-            while (last := self.queues[cls].last()) is not None:
-                if cls == ticket.cls and last.tier <= ticket.tier:
-                    break
-                self._unqueue(last)
-                last.state = GONE
-                self.dropped.append(last)
-                if self.queued < self.max_queue and self.queued_bytes + ticket.size <= self.max_bytes:
+            for other in self.queues[cls].spared(ticket.tier if cls == ticket.cls else -1):
+                found.append(other)
+                queued -= 1
+                held -= other.size
+                if queued < self.max_queue and held <= self.max_bytes:
+                    for spared in found:
+                        self._unqueue(spared)
+                        spared.state = GONE
+                    self.dropped += found
                     return True
         return False
 

@@ -37,15 +37,15 @@ class _Known:
         self.cached: float = 0.0 if model is None else model.cached
         self.bytes: float = _BYTES if model is None else model.bytes
 
-    def learn(self, answer: int, size: int, prompt: int | None, cached: int) -> None:
+    def learn(self, answer: int, per_token: float, cached: float) -> None:
+        """`per_token` bytes, of them a part `cached`; 0.0: the engine did not say."""
         n = self.n
         self.n = n + 1
         weight = 1 / (n + _PRIOR) if n < _SETTLED else _LEAST_WEIGHT
         self.answer += (answer - self.answer) * weight
-        if prompt:
-            per_token = min(max(size / prompt, _SANE_BYTES[0]), _SANE_BYTES[1])
+        if per_token:
             self.bytes += (per_token - self.bytes) * weight
-            self.cached += (min(cached / prompt, 1.0) - self.cached) * weight
+            self.cached += (cached - self.cached) * weight
 
 
 class Estimates:
@@ -69,9 +69,13 @@ class Estimates:
     ) -> None:
         """An answer came whole. `prompt` and `cached` tokens are what the engine said, None: it did not."""
         known = self._known.get((tenant, model)) or self._add(tenant, model)
-        known.learn(answer, size, prompt, cached)
+        per_token = part = 0.0
+        if prompt:
+            per_token = min(max(size / prompt, _SANE_BYTES[0]), _SANE_BYTES[1])
+            part = min(cached / prompt, 1.0)
+        known.learn(answer, per_token, part)
         if known.model is not None:
-            known.model.learn(answer, size, prompt, cached)
+            known.model.learn(answer, per_token, part)
 
     def _add(self, tenant: str, model: str) -> _Known:
         whole = self._known.setdefault(("", model), _Known()) if tenant else None

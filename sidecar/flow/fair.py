@@ -22,6 +22,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sidecar.flow.ticket import Ticket
 
 _TIERS: Final = 3
@@ -85,13 +87,12 @@ class ClassQueue:
         """The first of those who came first that needs no more than `room`."""
         return next((ticket for ticket in islice(self._arrivals, _MOST_ASKED) if ticket.room <= room), None)
 
-    def last(self) -> Ticket | None:
-        """The one that can be spared first: of the last tier and the most served tenant the latest due."""
-        for tier in range(_TIERS - 1, -1, -1):
-            active = self._active[tier]
-            if active:
-                return active[-1][2].lines[tier][0][2]
-        return None
+    def spared(self, tier: int) -> Iterator[Ticket]:
+        """Who waits behind `tier`, the least important first: the most served tenant's, the latest due."""
+        for behind in range(_TIERS - 1, tier, -1):
+            for _, _, account in reversed(self._active[behind]):
+                for _, _, ticket in account.lines[behind]:
+                    yield ticket
 
     def add(self, ticket: Ticket) -> None:
         """`ticket` waits from now on."""
@@ -124,10 +125,13 @@ class ClassQueue:
     def serve(self, ticket: Ticket) -> None:
         """`ticket`, which does not wait, is dispatched: its tenant is charged what it is expected to cost."""
         account = self._accounts.get(ticket.tenant) or self._account(ticket)
+        counter = account.counter
         if not account.waiting:
-            account.counter = max(account.counter, self._floor())
-        if account.counter > self._virtual:
-            self._virtual = account.counter
+            floor = self._floor() if self._arrivals else self._virtual
+            if counter < floor:
+                account.counter = counter = floor
+        if counter > self._virtual:
+            self._virtual = counter
         self._move(account, ticket.work / ticket.weight)
 
     def settle(self, ticket: Ticket, work: float) -> None:
@@ -137,8 +141,6 @@ class ClassQueue:
 
     def _floor(self) -> float:
         """Where whoever comes back begins: where the others are, of whom some may have got something back."""
-        if not self._arrivals:
-            return self._virtual
         return min((self._virtual, *(active[0][0] for active in self._active if active)))
 
     def _move(self, account: Account, by: float) -> None:

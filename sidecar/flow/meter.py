@@ -48,16 +48,16 @@ class Meter:
 
     def on_first_token(self, ticket: Ticket, now: float) -> None:
         """Its prompt has been computed."""
+        dispatched, ahead, step = ticket.dispatched, ticket.ahead, self.itl_s
         self._computed += ticket.fresh
-        took = now - ticket.dispatched
-        expected = ticket.ahead / self.prompt_rate + 2 * self.itl_s
-        if ticket.dispatched >= self._believed:
-            self._late += took - expected
+        took = now - dispatched
+        if dispatched >= self._believed:
+            self._late += took - ahead / self.prompt_rate - 2 * step
             self._late_n += 1
-        self._prompt = self._prompt * _FORGET + ticket.ahead
-        self._time = self._time * _FORGET + max(took - self.itl_s, 1e-3)
-        if self._prompt > 1000:
-            self.prompt_rate = max(self._prompt / self._time, _LEAST_RATE)
+        self._prompt = prompt = self._prompt * _FORGET + ahead
+        self._time = spent = self._time * _FORGET + max(took - step, 1e-3)
+        if prompt > 1000:
+            self.prompt_rate = max(prompt / spent, _LEAST_RATE)
 
     def on_tokens(self, count: float) -> None:
         """Tokens were decoded."""

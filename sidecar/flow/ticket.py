@@ -59,8 +59,10 @@ class Ticket(Struct, eq=False):
     room: float = 0.0  # KV tokens set aside for it, once it runs
 
     def __post_init__(self) -> None:
-        self.work = self.fresh + DECODE * self.answer
-        self.room = self.needs()
+        answer = self.answer
+        self.work = self.fresh + DECODE * answer
+        reserve = 0.6 * answer  # as `needs` has it, before the first token
+        self.room = self.prompt + (reserve if reserve > _LEAST_ANSWER else _LEAST_ANSWER)
 
     def needs(self) -> float:
         """KV tokens to set aside for it, as far as can be told by now."""

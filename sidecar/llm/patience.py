@@ -8,6 +8,7 @@ nothing; a day is the longest anybody waits.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -20,15 +21,8 @@ _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"
 
 def patience_s(first: Mapping[bytes, bytes]) -> tuple[float | None, float | None]:
     """Seconds the caller waits for the first byte, and for the last; None: it does not say."""
-    whole: float | None = None
-    value = first.get(b"x-request-timeout-ms")
-    if value is not None:
-        whole = _shorter(whole, _number(value) / 1000)
-    value = first.get(b"grpc-timeout")
-    if value is not None and value[:-1].isdigit() and len(value) <= 9:
-        whole = _shorter(whole, int(value[:-1]) * _UNITS.get(value[-1:], 0.0))
-    value = first.get(b"x-stainless-read-timeout")
-    return whole if value is None else _shorter(whole, _number(value)), whole
+    get = first.get
+    return _read(get(b"x-request-timeout-ms"), get(b"grpc-timeout"), get(b"x-stainless-read-timeout"))
 
 
 def says_patience(first: Mapping[bytes, bytes]) -> bool:
@@ -42,6 +36,16 @@ def elapsed_s(request_start: bytes, wall: float) -> float:
     while started > 1e11:  # no epoch second is as large for 3,000 years
         started /= 1000
     return min(max(wall - started, 0.0), LONGEST_S) if started else 0.0
+
+
+@lru_cache(maxsize=64)  # a client says the same each time
+def _read(ms: bytes | None, grpc: bytes | None, read_s: bytes | None) -> tuple[float | None, float | None]:
+    whole: float | None = None
+    if ms is not None:
+        whole = _shorter(whole, _number(ms) / 1000)
+    if grpc is not None and grpc[:-1].isdigit() and len(grpc) <= 9:
+        whole = _shorter(whole, int(grpc[:-1]) * _UNITS.get(grpc[-1:], 0.0))
+    return whole if read_s is None else _shorter(whole, _number(read_s)), whole
 
 
 def _number(text: bytes) -> float:

@@ -257,7 +257,7 @@ MUTANTS: Final = (
         "if self.queued > self.max_queue or self.queued_bytes + ticket.size",
     ),
     # Admission: what is held.
-    _admission("who leaves keeps its room", "            self.room -= ticket.room\n", ""),
+    _admission("who leaves keeps its room", "self.room -= ticket.room", "pass"),
     _admission("what a token shows is not set aside", "        self.room = room\n", ""),
     _admission(
         "a prompt is open for ever",
@@ -289,11 +289,11 @@ MUTANTS: Final = (
         "range(len(self.queues) - 1, ticket.cls - 1, -1)",
         "range(len(self.queues))",
     ),
-    _admission("equals are dropped for each other", "last.tier <= ticket.tier", "last.tier < ticket.tier"),
+    _admission("equals are dropped for each other", "spared(ticket.tier if", "spared(ticket.tier - 1 if"),
     _admission(
         "many are dropped in vain",
-        "if self.queued > self.max_queue or self.queued_bytes",
-        "if False and self.queued_bytes",
+        "        return False\n\n    def _too_late",
+        "        self.dropped += found\n        return False\n\n    def _too_late",
     ),
     _admission(
         "who was invited is refused",
@@ -308,7 +308,7 @@ MUTANTS: Final = (
         "for tier, active in enumerate(self._active):",
         "for tier, active in reversed([*enumerate(self._active)]):",
     ),
-    _fair("repeats are dropped last", "for tier in range(_TIERS - 1, -1, -1):", "for tier in range(_TIERS):"),
+    _fair("repeats are dropped last", "range(_TIERS - 1, tier, -1)", "range(tier + 1, _TIERS)"),
     _fair("who is due last goes first", "lines[tier][-1][2]", "lines[tier][0][2]"),
     _fair("the most served goes first", "return active[0][2].lines", "return active[-1][2].lines"),
     _fair(
@@ -322,7 +322,7 @@ MUTANTS: Final = (
         "self._move(account, ticket.work)",
     ),
     _fair("what it really took is forgotten", "(work - ticket.work) / ticket.weight", "0.0"),
-    _fair("who was away has saved it up", "self._virtual = account.counter", "pass"),
+    _fair("who was away has saved it up", "self._virtual = counter", "pass"),
     _fair("who leaves is still listed", "        del self._arrivals[ticket]\n", ""),
     _fair("work that left still waits", "        self.work -= ticket.work\n", ""),
     # Invitations.
