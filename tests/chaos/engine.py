@@ -27,9 +27,14 @@ _SOON_S: Final = 0.03
 
 @dataclass
 class Report:
-    """`wrong`: what a sidecar must not have sent; `open`: connections that it has left open."""
+    """What a sidecar did to it.
+
+    `wrong`: what it must not have sent; `again`: POSTs that came more than once, by id, which those may that
+    gave way to a higher class; `open`: connections that it has left open.
+    """
 
     wrong: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
     open: int = 0
 
 
@@ -54,7 +59,7 @@ class Connection(asyncio.Protocol):
 
     report: Report
     chance: random.Random
-    posts: set[bytes]  # that were answered in some way: nobody may send them again
+    posts: set[bytes]  # that have come
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -125,7 +130,7 @@ class Connection(asyncio.Protocol):
     def _play(self, asked: Asked) -> None:
         if asked.method == b"POST":
             if asked.request_id in self.posts:
-                self.report.wrong.append(f"{asked} came twice")
+                self.report.again.append(asked.request_id.decode())
             self.posts.add(asked.request_id)
         if self.spoilt:
             self.write(POISON[0])

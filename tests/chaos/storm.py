@@ -90,6 +90,7 @@ class Record(msgspec.Struct):
     status: int
     reason: str
     bytes_out: int
+    attempts: int
 
 
 @dataclass

@@ -65,6 +65,8 @@ def test_every_answer_is_one_that_may_be(report: Report) -> None:
 
 def test_the_engine_got_requests_one_by_one(report: Report) -> None:
     assert report.engine.wrong == []
+    preempted = Counter({record.request_id: record.attempts - 1 for record in report.records})
+    assert Counter(report.engine.again) - preempted == Counter()
     assert report.engine.open == 0
 
 

@@ -11,6 +11,7 @@ import pytest
 from sidecar.settings import Timeouts
 from tests.harness.engine import SSE, chunked, ok
 from tests.harness.wire import CHAT, Client, Wire, get, post
+from tests.unit.sidecar.flow.tickets import ticket
 
 LIMIT_S: Final = 8
 LATE_S: Final = LIMIT_S / 4 + 0.75  # looked at every quarter; and the coarseness of the clock
@@ -43,7 +44,9 @@ def in_a_streamed_body(wire: Wire) -> Client:
 
 
 def queued(wire: Wire) -> Client:
-    wire.gate.limit = 0
+    busy = ticket(steady=False)
+    wire.gate.arrive(busy, wire.clock.now())  # it has the only seat
+    wire.timers.after(LIMIT_S + 0.9 * LATE_S, wire.gate.leave, busy)
     return wire.client() >> post()
 
 
