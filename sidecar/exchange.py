@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from msgspec import Struct
+from sidecar.errors import Refusal  # noqa: TC001 - compiled, a dataclass looks up what its fields are
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sidecar.balance.endpoint import Endpoint
     from sidecar.clock import Timer
-    from sidecar.errors import Refusal
     from sidecar.flow.ticket import Ticket
     from sidecar.http1.request import Request
     from sidecar.http1.response import ResponseHead
@@ -94,8 +93,7 @@ class Client(Protocol):
         """Answer in the engine's place, or break off an answer that has begun."""
 
 
-# Made in one C call: an `__init__` of this many assignments costs twice as much.
-class Exchange(Struct, eq=False):
+class Exchange:
     """State of one request and its response, shared by the stages it passes.
 
     The kernel owns the first group, `Identify` fills the second, `net` the third, and each later
@@ -142,7 +140,6 @@ class Exchange(Struct, eq=False):
     # Where it goes to.
     held: int = 0  # bytes of its body that count against the budget
     endpoint: Endpoint | None = None
-    upstream: Attempt | None = None
     when_body: Callable[[Exchange], None] | None = None  # called once the whole body is here
 
     # What happened, and what is to happen.
@@ -157,6 +154,16 @@ class Exchange(Struct, eq=False):
     status: int = 0
     reason: str = ""
     bytes_out: int = 0
+
+    def __init__(
+        self, request: Request, client: Client, pipeline: Pipeline, timeouts: Timeouts, arrived: float
+    ) -> None:
+        self.request = request
+        self.client = client
+        self.pipeline = pipeline
+        self.timeouts = timeouts
+        self.arrived = arrived
+        self.upstream: Attempt | None = None  # what carries it; mypyc loses a default of such a type
 
     def __repr__(self) -> str:
         return f"Exchange({self.request_id!r}, {self.request!r})"  # no more: it holds keys and prompts

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from msgspec import Struct
-
 DECODE: Final = 4.0
 _LEAST_ANSWER: Final = 64  # tokens that anybody may turn out to write
 _MARGIN: Final = 32
@@ -25,18 +23,9 @@ NEW, WAITING, RUNNING, GONE = range(4)
 INVITED, FIRST, REPEAT = range(3)
 
 
-class Ticket(Struct, eq=False):
+class Ticket:
     """Instants are monotonic seconds; 0.0 means that it has not happened."""
 
-    member: Any  # whose it is
-    cls: int  # rank of its class, 0 is the highest
-    tenant: str
-    weight: float  # of the tenant
-    prompt: float  # tokens
-    fresh: float  # of them not cached
-    answer: float  # tokens it is expected to get
-    came: float  # when the caller first asked, wherever that was
-    due: float  # when its first token should be there
     tier: int = FIRST
     promised: bool = False  # it was invited for about now, and is here for the first time since
     stays: bool = False  # gives way to nobody: it has done so once, or runs by its class's guaranteed share
@@ -44,7 +33,6 @@ class Ticket(Struct, eq=False):
     size: int = 0  # bytes held for it while it waits
     unread: bool = False  # its client does not read as fast as it could: its pace is not the engine's
 
-    work: float = 0.0  # expected engine time of all of it
     state: int = NEW
     serial: int = 0  # order of arrival
     queued: float = 0.0
@@ -56,13 +44,32 @@ class Ticket(Struct, eq=False):
     tokens: int = 0  # of its answer, so far
     seen: int = 0  # of them counted by the meter
     marked: int = 0  # of them counted when the meter's window began
-    room: float = 0.0  # KV tokens set aside for it, once it runs
 
-    def __post_init__(self) -> None:
-        answer = self.answer
-        self.work = self.fresh + DECODE * answer
+    def __init__(
+        self,
+        member: Any,
+        cls: int,
+        tenant: str,
+        weight: float,
+        prompt: float,
+        fresh: float,
+        answer: float,
+        came: float,
+        due: float,
+    ) -> None:
+        self.member = member  # whose it is
+        self.cls = cls  # rank of its class, 0 is the highest
+        self.tenant = tenant
+        self.weight = weight  # of the tenant
+        self.prompt = prompt  # tokens
+        self.fresh = fresh  # of them not cached
+        self.answer = answer  # tokens it is expected to get
+        self.came = came  # when the caller first asked, wherever that was
+        self.due = due  # when its first token should be there
+        self.work = fresh + DECODE * answer  # expected engine time of all of it
         reserve = 0.6 * answer  # as `needs` has it, before the first token
-        self.room = self.prompt + (reserve if reserve > _LEAST_ANSWER else _LEAST_ANSWER)
+        # KV tokens set aside for it, once it runs
+        self.room = prompt + (reserve if reserve > _LEAST_ANSWER else _LEAST_ANSWER)
 
     def needs(self) -> float:
         """KV tokens to set aside for it, as far as can be told by now."""

@@ -15,8 +15,6 @@ import re
 from collections import deque
 from typing import Final
 
-from msgspec import Struct
-
 from sidecar.errors import (
     HEADERS_TOO_LARGE,
     MALFORMED,
@@ -63,27 +61,38 @@ _MAX_REMEMBERED: Final = 256  # bytes at most
 _known_starts: dict[bytes, _Start] = {}
 
 
-class Request(Struct, eq=False):
+class Request:
     """One request head, and as much of its body as has come.
 
     `noted` has the fields that are looked at here, by name in lower case; `passing` the lines that go
     on to the engine. `chunks` holds body bytes that nobody has taken yet; `received` counts all that came.
     """
 
-    method: bytes
-    target: bytes
-    version: str
-    line: bytes = b""  # the first one
-    lines: list[bytes] = []  # the others
-    noted: dict[bytes, bytes] = {}
-    passing: list[bytes] = []
     keep_alive: bool = True
     goes_no_further: bool = False  # it is to be answered here
     length: int | None = 0  # of the body; None: chunked, unknown
-    chunks: list[bytes] = []
-    joined: bytearray | None = None  # what came after _MAX_PIECES of them
+    joined: bytearray | None = None  # what came after _MAX_PIECES chunks
     received: int = 0
     complete: bool = False
+
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        version: str,
+        line: bytes = b"",
+        lines: list[bytes] | None = None,
+        noted: dict[bytes, bytes] | None = None,
+        passing: list[bytes] | None = None,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.line = line  # the first one
+        self.lines = lines or []  # the others
+        self.noted = noted or {}
+        self.passing = passing or []
+        self.chunks: list[bytes] = []
 
     def __repr__(self) -> str:
         return f"Request({self.method!r}, {self.path!r})"  # no more: fields hold keys, and bodies prompts

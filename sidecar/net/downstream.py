@@ -264,7 +264,7 @@ class Downstream(asyncio.Protocol):
             x.pipeline.hold(x)
             x.pipeline.start(x)
             x.pipeline.release(x, unreadable(self._failure, context.clock))
-        if x is self._x and x.entered and request.received:  # else its turn comes after another's end
+        if x.entered and request.received:  # else it is over, or its turn comes after another's end
             self._body_progressed(x)
 
     def _body_progressed(self, x: Exchange) -> None:

@@ -93,7 +93,7 @@ ERROR: Final = Metric(
     "headgate_prediction_error_seconds", "How wrong a predicted time to the first token was", ("class",)
 )
 QUEUE: Final = Metric("headgate_queue_seconds", "Time spent in the admission queue", ("model", "class"))
-INFO: Final = Metric("headgate_info", "The running version")
+INFO: Final = Metric("headgate_info", "The running version, and whether it is compiled")
 GAUGES: Final[dict[GaugeName, Metric]] = {
     "headgate_in_flight": Metric("headgate_in_flight", "Requests that the engine is working on"),
     "headgate_queued": Metric("headgate_queued", "Requests that wait for admission"),
@@ -223,7 +223,9 @@ class Metrics(Collector):
         self._registry = registry = CollectorRegistry()
         registry.register(self)
         self._gauges = {name: Gauge(*row, registry=registry) for name, row in GAUGES.items()}
-        Info(INFO.name.removesuffix("_info"), INFO.help, registry=registry).info({"version": version})
+        compiled = "no" if __file__.endswith(".py") else "yes"
+        info = Info(INFO.name.removesuffix("_info"), INFO.help, registry=registry)
+        info.info({"compiled": compiled, "version": version})
         ProcessCollector(registry=registry)
 
     def series(self, tenant: str, model: str, cls: str) -> Series:

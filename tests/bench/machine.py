@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from mesh.local.machine import MissingBinary, find_envoy
+from sidecar import pipeline
 
 _CORES: Final = sorted(os.sched_getaffinity(0))
 OURS: Final = {_CORES[0]}
@@ -135,6 +136,7 @@ def describe() -> dict[str, str]:
         "nginx": _version("nginx", "-v"),
         "haproxy": _version("haproxy", "-v"),
         "wrk": _version("wrk", "-v"),
+        "sidecar": "interpreted" if pipeline.__file__.endswith(".py") else "compiled",
         "commit": _said("git", "describe", "--always", "--dirty").strip() or "unknown",
     }
 

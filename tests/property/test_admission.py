@@ -18,6 +18,7 @@ from sidecar.flow.controller import Controller
 from sidecar.flow.fair import ClassQueue
 from sidecar.flow.invitations import Invitations
 from sidecar.flow.ticket import DECODE, FIRST, GONE, INVITED, REPEAT, RUNNING, WAITING, Ticket
+from tests.unit.sidecar.flow.tickets import ticket as ticket_of
 
 CLASSES = 3
 AGING_S = 20.0
@@ -50,10 +51,7 @@ def gate(
 
 
 def request(cls: int = 0, tenant: str = "a", *, prompt: float = 100.0, **more: Any) -> Ticket:
-    fields = {"weight": 1.0, "fresh": prompt, "answer": 100.0, "came": 0.0, "due": 1e9}
-    ticket = Ticket(None, cls, tenant, prompt=prompt, **(fields | more))
-    ticket.work = ticket.fresh + DECODE * ticket.answer
-    return ticket
+    return ticket_of(cls, tenant, **({"prompt": prompt, "fresh": prompt, "due": 1e9} | more))
 
 
 class Machine(RuleBasedStateMachine):

@@ -107,7 +107,7 @@ def test_ready_says_why_not(admin: Admin) -> None:
 def test_metrics(admin: Admin) -> None:
     reply = admin("GET", "/metrics")
     assert (reply.status, reply.content_type.partition(";")[0]) == (200, "text/plain")
-    assert b'headgate_info{version="1.2.3"} 1.0' in reply.body
+    assert b',version="1.2.3"} 1.0' in reply.body
 
 
 def test_the_configuration_is_shown_without_what_opens_doors(admin: Admin) -> None:

@@ -297,7 +297,7 @@ def test_the_series_of_metrics_are_bounded_from_the_start() -> None:
     plane = Plane(config, "1.2.3", FakeClock(), FakeDialer(Wire()))
     series = [plane.metrics.series(tenant, "m", "standard") for tenant in "abc"]
     assert series[1] is series[2]
-    assert b'headgate_info{version="1.2.3"} 1.0' in plane.metrics.render("")[0]
+    assert b',version="1.2.3"} 1.0' in plane.metrics.render("")[0]
 
 
 def test_what_cannot_be_built_leaves_all_as_it_was(plane: Plane) -> None:

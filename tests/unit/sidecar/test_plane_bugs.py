@@ -165,6 +165,7 @@ def test_on_the_way_to_the_engine(strike: Callable[..., None], after: bool) -> N
     case.assert_it_cost_nothing_more()
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_on_the_way_to_the_client(strike: Callable[..., None], after: bool) -> None:
     """The answer cannot be given: the client learns at least that there is none."""

@@ -18,11 +18,15 @@ TERMS = (
 
 def ticket(cls: int = HIGH, tenant: str = "a", **changes: Any) -> Ticket:
     """A request for 100 tokens that 100 tokens answer: 500 of work, 164 of room."""
-    fields: dict[str, Any] = {
+    given: dict[str, Any] = {
         "member": None, "weight": 1.0, "came": 0.0, "due": 1e6,
         "prompt": 100.0, "fresh": 100.0, "answer": 100.0,
     }  # fmt: skip
-    return Ticket(cls=cls, tenant=tenant, **(fields | changes))
+    given = {name: changes.pop(name, value) for name, value in given.items()}
+    found = Ticket(cls=cls, tenant=tenant, **given)
+    for name, value in changes.items():
+        setattr(found, name, value)
+    return found
 
 
 def gate(seats: int = 1, *, max_queue: int = 1000, capacity: float = 1e9, **changes: Any) -> Admission:

@@ -107,6 +107,7 @@ def test_a_connection_that_nobody_waits_for_any_more_is_kept() -> None:
     wire.assert_at_rest()
 
 
+@pytest.mark.interpreted
 def test_a_bug_while_sending_costs_one_request() -> None:
     wire = Wire()
     wire.dialer.held = True

@@ -57,8 +57,8 @@ def answered_by_the_engine(rig: Rig, *fields: str) -> Exchange:
     x.dispatched = x.arrived + 0.5
     x.responded = x.arrived + 2.0
     x.status, x.bytes_out, x.attempt, x.repeat, x.tokens = 200, 1234, 2, 3, 17
-    x.ticket = Ticket(x, 0, "acme", 1.0, 20.5, 20.5, 100.0, x.arrived, x.arrived + 1, promised=True)
-    x.ticket.position, x.ticket.predicted = 5, 1.25
+    x.ticket = Ticket(x, 0, "acme", 1.0, 20.5, 20.5, 100.0, x.arrived, x.arrived + 1)
+    x.ticket.promised, x.ticket.position, x.ticket.predicted = True, 5, 1.25
     rig.clock.advance(3.0)
     x.pipeline.complete(x)
     return x

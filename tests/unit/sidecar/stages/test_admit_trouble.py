@@ -124,6 +124,7 @@ def test_whoever_hangs_up_on_an_answer_has_had_what_was_written() -> None:
     assert ticket.tokens > 50
 
 
+@pytest.mark.interpreted
 def test_nonsense_in_what_was_learnt_costs_no_place() -> None:
     pod = Gated()
 

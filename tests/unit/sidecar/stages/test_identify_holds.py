@@ -119,6 +119,7 @@ def time_runs_out(desk: Desk) -> Exchange:
     return x
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     "end",
     [
@@ -221,6 +222,7 @@ def test_a_first_byte_that_comes_with_the_deadline_is_too_late_for_the_whole() -
     assert desk.reason(x) == "timeout"
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("fields", [[WHOLE], [WHOLE, "expect: nothing"], [WHOLE, "then: refuse"]])
 def test_when_it_is_over_no_alarm_goes_off(fields: list[str]) -> None:
     desk = Desk("", Behind())
