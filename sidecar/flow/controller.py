@@ -23,9 +23,7 @@ KV cache whose size nobody told, the limit may grow beyond the guess for as long
 from __future__ import annotations
 
 from math import log
-from typing import Final
-
-from msgspec import Struct
+from typing import Final, NamedTuple
 
 _START: Final = 0.85  # of the cache
 _LEAST: Final = 0.1
@@ -41,7 +39,7 @@ _SPREAD: Final = 0.05  # of ln running, below which the elasticity means nothing
 _ENOUGH: Final = 24  # windows before it is believed
 
 
-class Window(Struct, frozen=True, kw_only=True):
+class Window(NamedTuple):
     """What was seen in one window. None: nobody could see it."""
 
     work: float  # tokens a second, weighted as in `ticket`
@@ -55,7 +53,7 @@ class Window(Struct, frozen=True, kw_only=True):
     kv_used: float | None = None  # 0 to 1
 
 
-class Heard(Struct, frozen=True, kw_only=True):
+class Heard(NamedTuple):
     """What the engine says of itself, when that is fresh. None: it does not say."""
 
     kv_used: float | None = None  # 0 to 1

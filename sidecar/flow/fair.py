@@ -84,8 +84,14 @@ class ClassQueue:
         return None
 
     def small(self, room: float) -> Ticket | None:
-        """The first of those who came first that needs no more than `room`."""
-        return next((ticket for ticket in islice(self._arrivals, _MOST_ASKED) if ticket.room <= room), None)
+        """The first in turn, of the next few, that needs no more than `room`."""
+        return next((ticket for ticket in islice(self._in_turn(), _MOST_ASKED) if ticket.room <= room), None)
+
+    def _in_turn(self) -> Iterator[Ticket]:
+        for tier, active in enumerate(self._active):
+            for _, _, account in active:
+                for _, _, ticket in reversed(account.lines[tier]):
+                    yield ticket
 
     def spared(self, tier: int) -> Iterator[Ticket]:
         """Who waits behind `tier`, the least important first: the most served tenant's, the latest due."""

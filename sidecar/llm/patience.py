@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 LONGEST_S: Final = 86_400.0
 _NAMES: Final = (b"x-request-timeout-ms", b"grpc-timeout", b"x-stainless-read-timeout")
+_MOST: Final = 32  # bytes of a value that is worth remembering
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
 def patience_s(first: Mapping[bytes, bytes]) -> tuple[float | None, float | None]:
     """Seconds the caller waits for the first byte, and for the last; None: it does not say."""
     get = first.get
-    return _read(get(b"x-request-timeout-ms"), get(b"grpc-timeout"), get(b"x-stainless-read-timeout"))
+    ms, grpc, read_s = get(b"x-request-timeout-ms"), get(b"grpc-timeout"), get(b"x-stainless-read-timeout")
+    if (ms and len(ms) > _MOST) or (grpc and len(grpc) > _MOST) or (read_s and len(read_s) > _MOST):
+        return _read(ms, grpc, read_s)
+    return _remembered(ms, grpc, read_s)
 
 
 def says_patience(first: Mapping[bytes, bytes]) -> bool:
@@ -38,7 +42,6 @@ def elapsed_s(request_start: bytes, wall: float) -> float:
     return min(max(wall - started, 0.0), LONGEST_S) if started else 0.0
 
 
-@lru_cache(maxsize=64)  # a client says the same each time
 def _read(ms: bytes | None, grpc: bytes | None, read_s: bytes | None) -> tuple[float | None, float | None]:
     whole: float | None = None
     if ms is not None:
@@ -46,6 +49,9 @@ def _read(ms: bytes | None, grpc: bytes | None, read_s: bytes | None) -> tuple[f
     if grpc is not None and grpc[:-1].isdigit() and len(grpc) <= 9:
         whole = _shorter(whole, int(grpc[:-1]) * _UNITS.get(grpc[-1:], 0.0))
     return whole if read_s is None else _shorter(whole, _number(read_s)), whole
+
+
+_remembered: Final = lru_cache(maxsize=512)(_read)  # a client says the same each time
 
 
 def _number(text: bytes) -> float:

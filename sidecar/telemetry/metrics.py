@@ -223,7 +223,7 @@ class Metrics(Collector):
         self._registry = registry = CollectorRegistry()
         registry.register(self)
         self._gauges = {name: Gauge(*row, registry=registry) for name, row in GAUGES.items()}
-        compiled = "no" if __file__.endswith(".py") else "yes"
+        compiled = "no" if __file__.endswith((".py", ".pyc")) else "yes"
         info = Info(INFO.name.removesuffix("_info"), INFO.help, registry=registry)
         info.info({"compiled": compiled, "version": version})
         ProcessCollector(registry=registry)

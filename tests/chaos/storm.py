@@ -100,6 +100,7 @@ class Counted:
     ends: Counter[tuple[int, str]] = field(default_factory=Counter)
     bytes_out: int = 0
     dropped_lines: int = 0
+    preempted: int = 0
 
 
 @dataclass
@@ -231,6 +232,8 @@ class Storm:
                     found.ends[int(sample.labels["status"]), sample.labels["reason"]] += int(sample.value)
                 elif sample.name == "headgate_response_bytes_total":
                     found.bytes_out += int(sample.value)
+                elif sample.name == "headgate_preemptions_total":
+                    found.preempted += int(sample.value)
                 elif sample.name == "headgate_access_log_dropped_lines":
                     found.dropped_lines += int(sample.value)
         return found

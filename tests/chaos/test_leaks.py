@@ -67,6 +67,7 @@ def test_the_engine_got_requests_one_by_one(report: Report) -> None:
     assert report.engine.wrong == []
     preempted = Counter({record.request_id: record.attempts - 1 for record in report.records})
     assert Counter(report.engine.again) - preempted == Counter()
+    assert preempted.total() == report.counted.preempted
     assert report.engine.open == 0
 
 

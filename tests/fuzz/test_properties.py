@@ -76,6 +76,8 @@ class Hoarding(RequestReader):
         super().feed(data)
 
 
+@pytest.mark.interpreted
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("kind", "sent", "error"),
     [
@@ -91,6 +93,7 @@ def test_a_reader_of_requests_that_lies_is_caught(kind: type[RequestReader], sen
         check_requests(sent, kind)
 
 
+@pytest.mark.interpreted
 def test_a_bug_is_no_refusal() -> None:
     check_requests(get("/", "a: é"))
     with pytest.raises(UnicodeDecodeError):
@@ -158,6 +161,8 @@ class Collecting(ResponseReader):
         self.all += data
 
 
+@pytest.mark.interpreted
+@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("kind", "sent", "error"),
     [
@@ -175,6 +180,7 @@ def test_a_reader_of_answers_that_lies_is_caught(
         check_answers(sent, kind)
 
 
+@pytest.mark.interpreted
 def test_one_that_keeps_the_body_is_caught() -> None:
     sent = answer(b"200 OK", b"", b"transfer-encoding: chunked"), chunked(b"x" * 1000, last=False)
     check_answer_without_end(*sent)

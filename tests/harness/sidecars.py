@@ -18,10 +18,12 @@ import openai
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+import sidecar as sidecar_package
 from tests.harness.processes import HOST, Running, free_port, free_ports, running
 
 Settings = dict[str, Any]
 HELLO: Final = [{"role": "user", "content": "Hello"}]
+INSTALLED: Final = Path(sidecar_package.__file__).parents[1]  # the sources, or what was compiled from them
 _QUIET_S: Final = 60.0  # no answer takes longer; a test that hangs should say where
 
 

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.harness.processes import HOST, free_port, free_ports, listens
 from tests.harness.sidecars import (
+    INSTALLED,
     Pod,
     Sidecar,
     ask,
@@ -61,7 +62,7 @@ def blockable(
     script.write_text(BLOCKED_BY_SIGHUP)
     monkeypatch.setenv("BLOCK", str(pipe))
     monkeypatch.setenv("STUCK_AFTER_S", str(request.param))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", f"{INSTALLED}{os.pathsep}{Path(__file__).parents[2]}")
     with sidecar(tmp_path, sidecar_settings(pod.port), program=(script,)) as gate:
         yield gate, pipe
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 import pytest
 
 from tests.harness.processes import HOST, ROOT, free_port
-from tests.harness.sidecars import Sidecar, sidecar, sidecar_settings
+from tests.harness.sidecars import INSTALLED, Sidecar, sidecar, sidecar_settings
 
 pytestmark = pytest.mark.integration
 
@@ -91,7 +92,7 @@ def test_more_callers_than_files_are_all_answered(
 
     script = tmp_path / "few_files.py"
     script.write_text(FEW_FILES)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", f"{INSTALLED}{os.pathsep}{ROOT}")
     port = free_port()
     settings = sidecar_settings(port)
     if place == "unix":

@@ -256,15 +256,15 @@ class Machine(RuleBasedStateMachine):
 
     def _check_order(self, ticket: Ticket) -> None:
         """Classes, then tiers, then in a tenant whoever is due first; but for guaranteed shares and aging."""
+        large = self.gate.controller.limit / 4  # may be passed for a while
         if not self.share:
-            large = self.gate.controller.limit / 4  # may be passed for a while, with those behind it
             passed = {one.cls for one in self.waiting if one.room > large}
             for one in self.waiting:
                 if one.cls not in passed:
                     assert one.cls >= ticket.cls or self._has_aged(ticket, ticket.cls - one.cls)
         if not self._has_aged(ticket, 1):
             for one in self.waiting:
-                if one.cls == ticket.cls:
+                if one.cls == ticket.cls and one.room <= large:
                     assert one.tier >= ticket.tier
                     if (one.tenant, one.tier) == (ticket.tenant, ticket.tier):
                         assert (one.due, one.serial) > (ticket.due, ticket.serial)

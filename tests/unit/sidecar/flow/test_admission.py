@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.flow.admission import DOOMED, ENTERED, QUEUED, Admission, Terms
 from sidecar.flow.controller import Heard
-from sidecar.flow.ticket import GONE, INVITED, REPEAT, WAITING
+from sidecar.flow.ticket import FIRST, GONE, INVITED, REPEAT, WAITING
 from sidecar.standing import blocked_by
 from tests.unit.sidecar.flow.tickets import (
     HIGH,
@@ -45,6 +45,17 @@ def test_nobody_passes_a_higher_one_for_being_small() -> None:
     assert admission.next_in(0.0) is None
     assert turn(admission) is large
     assert small.state == WAITING
+
+
+def test_one_that_needs_the_engine_empty_is_passed_in_turn() -> None:
+    """For a while, and by whoever's turn is next among those who need little; not by who came first."""
+    admission = gate(100, capacity=10_000.0)
+    admission.arrive(ticket(prompt=5000.0, fresh=1.0), 0.0)
+    large = wait(admission, ticket(prompt=9000.0, fresh=1.0, tier=INVITED))
+    repeat = wait(admission, ticket(tier=REPEAT, tenant="b"))
+    first = wait(admission, ticket(tier=FIRST, tenant="c"))
+    assert [admission.next_in(0.0) for _ in range(3)] == [first, repeat, None]
+    assert large.state == WAITING
 
 
 def test_who_comes_waits_behind_those_who_wait() -> None:

@@ -10,6 +10,12 @@ def test_work_is_what_is_left_of_the_prompt_and_the_answer_by_its_price() -> Non
     assert ticket(prompt=1000.0, fresh=200.0, answer=50.0).work == 200.0 + DECODE * 50.0
 
 
+@pytest.mark.parametrize("answer", [0.0, 100.0, 106.0, 107.0, 5000.0])
+def test_what_it_comes_with_is_what_it_needs(answer: float) -> None:
+    new = ticket(prompt=10.5, answer=answer)
+    assert new.room == new.needs()
+
+
 def test_room_is_for_the_whole_prompt_cached_or_not() -> None:
     cold, warm = ticket(prompt=1000.0, fresh=1000.0), ticket(prompt=1000.0, fresh=10.0)
     assert cold.needs() == warm.needs() > 1000.0

@@ -25,6 +25,7 @@ def ticket(cls: int = HIGH, tenant: str = "a", **changes: Any) -> Ticket:
     given = {name: changes.pop(name, value) for name, value in given.items()}
     found = Ticket(cls=cls, tenant=tenant, **given)
     for name, value in changes.items():
+        assert hasattr(found, name), name
         setattr(found, name, value)
     return found
 
@@ -37,6 +38,7 @@ def gate(seats: int = 1, *, max_queue: int = 1000, capacity: float = 1e9, **chan
     )
     found.meter.prompt_rate = 1e12
     for name, value in changes.items():
+        assert hasattr(found, name), name
         setattr(found, name, value)
     return found
 
