@@ -88,8 +88,8 @@ class ClassQueue:
         return next((ticket for ticket in islice(self._in_turn(), _MOST_ASKED) if ticket.room <= room), None)
 
     def _in_turn(self) -> Iterator[Ticket]:
-        for tier, active in enumerate(self._active):
-            for _, _, account in active:
+        for tier in range(_TIERS):
+            for _, _, account in self._active[tier]:
                 for _, _, ticket in reversed(account.lines[tier]):
                     yield ticket
 

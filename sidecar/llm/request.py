@@ -27,8 +27,9 @@ HIGHEST, LOWEST = "highest", "lowest"  # classes by their place
 _TIERS: Final = {"priority": HIGHEST, "flex": LOWEST, "default": OWN, "auto": OWN}
 MAX_TOKENS: Final = 10_000_000  # more than any engine writes; beyond it a number is nonsense
 _MAX_ANSWERS: Final = 128
-# Images and sound inside of JSON. Their bytes say little about their tokens.
-_MEDIA: Final = re.compile(rb'"(?:data:[^"]*|[A-Za-z0-9+/=]{4096,})"')
+# Images and sound inside of JSON: long strings of base64, whose bytes say little about their tokens.
+_BASE64: Final = re.compile(rb"[A-Za-z0-9+/=]{64}")
+_STRIDE: Final = 2048  # bytes from one look to the next: there is one in every such string, past its type
 _MEDIA_BYTES: Final = 4000  # of text that one of them counts as: about 1,000 tokens
 
 
@@ -143,8 +144,19 @@ def _text(raw: Raw) -> int:
     size = len(raw)
     if size < _MEDIA_BYTES:
         return size
-    media = _MEDIA.findall(raw)
-    return size - sum(map(len, media)) + _MEDIA_BYTES * len(media) if media else size
+    text, at = bytes(raw), 0
+    while at < len(text):
+        if _BASE64.match(text, at) is None:
+            at += _STRIDE
+            continue
+        start, end = text.rfind(b'"', 0, at) + 1, text.find(b'"', at)
+        if end < 0:
+            break
+        is_text = text.find(b" ", start, end) >= 0 or text.find(b"\\", start, end) >= 0
+        if end - start > _MEDIA_BYTES and not is_text:
+            size += _MEDIA_BYTES - (end - start)
+        at = end + 1
+    return size
 
 
 class _Prioritised(msgspec.Struct):

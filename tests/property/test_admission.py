@@ -495,3 +495,12 @@ def test_what_is_remembered_is_bounded_and_the_oldest_goes() -> None:
     assert len(invitations) == 16_384
     assert invitations.returned(("tenant", 1, 0), 1.0) is None
     assert invitations.returned(("tenant", 1, 19_999), 1.0) is not None
+
+
+@given(cls=st.integers(0, CLASSES - 1), due=st.sampled_from((0.0, 0.5, 20.0)))
+def test_who_was_invited_is_taken_however_long_it_may_wait(cls: int, due: float) -> None:
+    admission = gate(seats=1)
+    admission.meter.work_rate = 1.0
+    assert admission.arrive(request(), 0.0) == ENTERED
+    assert admission.arrive(request(cls, due=due), 0.0) == DOOMED
+    assert admission.arrive(request(cls, tier=INVITED, due=due), 0.0) == QUEUED

@@ -167,9 +167,18 @@ def test_media_count_for_what_they_cost_rather_than_for_their_bytes() -> None:
     assert plain + 2000 < read(body).size < plain + 20_000
 
 
-def test_long_text_is_no_medium() -> None:
-    text = "word, " * 100_000
-    assert read(json.dumps({"prompt": text}).encode()).size > 600_000
+@pytest.mark.parametrize("before", [0, 1, 1000, 2047, 2048, 5000])
+@pytest.mark.parametrize("length", [4001, 6000, 100_000])
+def test_wherever_they_stand(before: int, length: int) -> None:
+    parts = ["." * before, "A" * length, "." * 100, "B" * length]
+    size = read(json.dumps({"messages": parts}).encode()).size
+    assert size == read(json.dumps({"messages": [parts[0], "", parts[2], ""]}).encode()).size + 8000
+
+
+@pytest.mark.parametrize("piece", ["word, ", '"b" ', "A" * 5000 + " ", "A" * 5000 + "\n"])
+def test_long_text_is_no_medium(piece: str) -> None:
+    text = json.dumps({"prompt": piece * (600_000 // len(piece))}).encode()
+    assert read(text).size == len(text) - len(b'{"prompt": }')
 
 
 @pytest.mark.parametrize(
