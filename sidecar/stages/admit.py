@@ -240,9 +240,11 @@ class Admit(Stage):
         """With when to return, where there is a time for that."""
         ticket, now = x.ticket, self._clock.now()
         assert ticket is not None
-        latest = (now if x.deadline is not None else ticket.came) + _PATIENCE_S
-        if x.deadline is not None:
-            latest = min(latest, x.deadline)
+        if x.deadline is None:
+            latest = ticket.came + _PATIENCE_S
+        else:  # what it is told is up to _SCATTER later, and it needs time to be served in
+            left = (x.deadline - self._waits[ticket.cls] - now) / (1 + _SCATTER)
+            latest = now + min(left, _PATIENCE_S)
         wait = self._admission.invite(ticket, now, latest)
         if x.body is not None:
             self._admission.invitations.remember(fingerprint(x.tenant, x.body), ticket.came, now, wait)

@@ -174,7 +174,8 @@ class Rehearsal:
         now, caller = self._clock.now(), ticket.member
         origin, traffic = caller.origin, caller.origin.ask.traffic
         leaves = origin.ask.at + traffic.patience_s
-        wait = self.admission.invite(ticket, now, caller.deadline)
+        left = (caller.deadline - self.admission.terms[ticket.cls].wait_s - now) / (1 + _SCATTER)
+        wait = self.admission.invite(ticket, now, now + left)
         who = traffic.tenant, origin.ask.number, 0
         self.admission.invitations.remember(who, ticket.came, now, wait)
         attempt = origin.attempts[-1]

@@ -136,13 +136,11 @@ def test_a_heavy_tail_of_others_does_not_hurt_premium() -> None:
     assert (result.goodput_share or 0.0) >= 0.8
 
 
-def test_most_callers_that_were_invited_back_are_served_on_that_try() -> None:
-    """Premium ones nearly always; standard ones may find that premium has taken their place."""
+def test_callers_that_were_invited_back_are_served_on_that_try() -> None:
     origins = rehearse(mix(2 * REQUESTS_S), 40.0, config="admission: {invited: 0.3}")
     result = judge(origins, 6.0, 34.0)
-    assert (result.classes[PREMIUM].returned_served or 1.0) >= 0.95
-    assert result.total.returned >= 10
-    assert (result.total.returned_served or 0.0) >= 0.6
+    assert result.total.returned >= 50
+    assert (result.total.returned_served or 0.0) >= 0.95
 
 
 def test_callers_that_obey_nothing_gain_nothing() -> None:

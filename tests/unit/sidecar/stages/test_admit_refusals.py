@@ -52,6 +52,18 @@ def test_invitations_are_for_one_after_the_other() -> None:
     assert waits == sorted(set(waits))
 
 
+def test_nobody_is_invited_for_when_it_could_no_longer_be_served() -> None:
+    """Its class waits for up to 3 s, and it leaves after 6."""
+    pod = Gated()
+    crowded(pod)
+    leaves = "x-request-timeout-ms: 6000"
+    waits = []
+    while b"x-should-retry" not in (answer := told(pod.ask(f"e{len(waits)}", "standard", leaves))):
+        waits.append(int(answer[b"retry-after-ms"]) / 1000)
+        assert waits[-1] <= 3.0
+    assert waits
+
+
 def test_nobody_is_refused_for_a_guess() -> None:
     pod = Gated("max_in_flight: 1, max_queue: 100")
     pod.ask("a")
