@@ -1,5 +1,6 @@
 # Everything runs in .venv, which the first command creates. Needs: python3 (3.11 or newer) with
-# venv, and make; test, bench and wheel a C compiler and Python.h, too. To use another build of torch than the index's own, set TORCH to pip's words for it.
+# venv, and make; test, bench and wheel a C compiler and Python.h, too. To use another build of torch
+# than the index's own, set TORCH to pip's words for it.
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
@@ -43,7 +44,7 @@ types: $(VENV)/.test
 unit: $(VENV)/.test
 	$(BIN)/pytest -m "not integration and not mutants" $(ARGS)
 
-bench: $(VENV)/.test build/.compiled  ## cost per request, chunk and stream beside Envoy, in 10 minutes (parts: ARGS=--help)
+bench: $(VENV)/.test build/.compiled  ## cost per request, chunk and stream beside Envoy, in 15 minutes (parts: ARGS=--help)
 	$(AS_COMPILED) $(BIN)/python -m tests.bench $(ARGS)
 
 wheel: build/.compiled  ## build/wheel/headgate-*.whl, its data plane compiled; needs a C compiler
