@@ -183,8 +183,8 @@ class Admission:
             head = queue.head()
             if head is None or now - head.queued < _BLOCKED_S or self.fits(head, cls, now):
                 continue
-            lower = [ticket for ticket in self.running if ticket.cls > cls]
-            found, most = [ticket for ticket in lower if not (ticket.first or ticket.stays)], _VICTIMS
+            lower = [ticket for ticket in self.running if ticket.cls > cls and not ticket.stays]
+            found, most = [ticket for ticket in lower if not ticket.first], _VICTIMS
             if not found and started:  # work is lost: one at a time
                 found, most = [ticket for ticket in lower if ticket.cls == len(self.terms) - 1], 1
             if found:
