@@ -77,7 +77,6 @@ class Hoarding(RequestReader):
 
 
 @pytest.mark.interpreted
-@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("kind", "sent", "error"),
     [
@@ -100,6 +99,7 @@ def test_a_bug_is_no_refusal() -> None:
         check_requests(get("/", "a: é"), Clumsy)
 
 
+@pytest.mark.interpreted
 def test_one_that_keeps_all_is_caught() -> None:
     sent = post_chunked("/", last=False), b"3e8\r\n" + b"x" * 1000 + b"\r\n"
     check_requests_without_end(*sent)
@@ -162,7 +162,6 @@ class Collecting(ResponseReader):
 
 
 @pytest.mark.interpreted
-@pytest.mark.interpreted
 @pytest.mark.parametrize(
     ("kind", "sent", "error"),
     [
@@ -188,6 +187,7 @@ def test_one_that_keeps_the_body_is_caught() -> None:
         check_answer_without_end(*sent, Collecting)
 
 
+@pytest.mark.interpreted
 def test_what_is_held_is_all_that_is_reached() -> None:
     reader = RequestReader()
     empty = held(reader)
