@@ -118,7 +118,9 @@ def test_the_openai_client_streams_and_both_pods_serve(shared: Mesh) -> None:
     assert all(texts)
     after = shared.served()
     assert sum(after.values()) - sum(before.values()) == 32
-    assert min(after[name] - before[name] for name in after) > 0
+    # The gateway's slow start gives a pod that came a moment later than the other a tenth of the draws, which can
+    # be none of 32.
+    wait_until(lambda: shared.can_chat() and _all_grew(before, shared.served()), within_s=START_S)
 
 
 @pytest.mark.parametrize("part", ["pod-0", "sidecar-pod-1", "envoy", "valkey"])
