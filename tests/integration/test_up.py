@@ -118,8 +118,7 @@ def test_the_openai_client_streams_and_both_pods_serve(shared: Mesh) -> None:
     assert all(texts)
     after = shared.served()
     assert sum(after.values()) - sum(before.values()) == 32
-    # The gateway's slow start gives a pod that came a moment later than the other a tenth of the draws, which can
-    # be none of 32.
+    # Slow start at the gateway gives the pod that came later a tenth of the draws: it may be none of 32.
     wait_until(lambda: shared.can_chat() and _all_grew(before, shared.served()), within_s=START_S)
 
 
