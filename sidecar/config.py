@@ -24,7 +24,8 @@ import msgspec
 import yaml
 
 from sidecar.errors import ConfigError
-from sidecar.settings import Address, Config, parse_address
+from sidecar.settings import Config
+from sidecar.values import Address, parse_address
 
 # 80,000 tenants; more belong into Redis.
 _MAX_NODES: Final = 500_000

@@ -3,7 +3,6 @@
 The descriptions are the comments: `headgate config schema` publishes the same text. Reading a file
 into these structs is `sidecar.config`. Rules between the keys of one struct stand in its
 `__post_init__`, which raises ConfigError with a path relative to the struct.
-Every number has an upper bound, so that NaN and infinity pass nowhere. Units are in the names.
 """
 
 import ipaddress
@@ -15,81 +14,29 @@ from msgspec import Meta, Struct, field
 
 from sidecar.deny_paths import DENY_PATHS
 from sidecar.errors import ConfigError
+from sidecar.faults import Health, Outlier, Retry, SecondsOrNone
+from sidecar.values import (
+    MIB,
+    MONTH,
+    Address,
+    Amount,
+    Bytes,
+    ClassName,
+    Count,
+    CountOrNone,
+    KeyHash,
+    Milliseconds,
+    Name,
+    Seconds,
+    Share,
+    Text,
+    UrlPath,
+    doc,
+)
 
 LogLevel = Literal["debug", "info", "warning", "error"]
-DAY: Final = 86_400.0
-MONTH: Final = 31 * DAY
-MIB: Final = 2**20
-_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._@:/+-]{0,127}$"
 _DIMENSIONS: Final = ("tenant", "key", "model", "client_ip")
 _HEADER: Final = re.compile(r"header:[!#$%&'*+.^_`|~0-9a-z-]+")
-_LABEL: Final = r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
-_HOST: Final = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
-
-# `title` is what an error message says was expected.
-Seconds = Annotated[float, Meta(gt=0, le=DAY, title="seconds above 0, at most 86400")]
-Milliseconds = Annotated[float, Meta(gt=0, le=DAY * 1000, title="milliseconds above 0, at most 86400000")]
-Count = Annotated[int, Meta(ge=1, le=10**9, title="a whole number from 1 to 1000000000")]
-CountOrNone = Annotated[int, Meta(ge=0, le=10**9, title="a whole number from 0 to 1000000000")]
-Amount = Annotated[float, Meta(gt=0, le=1e15, title="a number above 0, at most 1e15")]
-Share = Annotated[float, Meta(ge=0, le=1, title="a number from 0 to 1")]
-Bytes = Annotated[int, Meta(ge=1024, le=2**40, title="bytes, from 1024 to 1 TiB")]
-# Names reach metric labels, logs and Redis keys, where `{` would start a hash tag.
-Name = Annotated[str, Meta(pattern=_NAME, title="1 to 128 of letters, digits, ._@:/+- (not these first)")]
-ClassName = Annotated[
-    str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", title="a class: 1 to 32 of a-z, 0-9, _- (a letter first)")
-]
-Text = Annotated[str, Meta(min_length=1, max_length=4096, title="text of 1 to 4096 characters")]
-UrlPath = Annotated[str, Meta(pattern=r"^/[!-~]*$", max_length=1024, title="a path that starts with /")]
-KeyHash = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}$", title="64 hex digits: SHA-256 of the bare key")]
-
-
-def doc(meaning: str) -> Meta:
-    """What a key means, for readers of this file and of the JSON Schema."""
-    return Meta(description=meaning)
-
-
-class Address(Struct, frozen=True):
-    """Where to listen or to connect: `host:port`, `[v6]:port` or `unix:path` (`path` set, the rest empty)."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    def __str__(self) -> str:
-        if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """Raises ValueError with a sentence that says what is wrong."""
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        # The kernel's sun_path holds 108 bytes, the last of them NUL.
-        if not 0 < len(path.encode()) < 108 or "\0" in path:
-            raise ValueError("a unix path has 1 to 107 bytes")
-        return Address(path=path)
-    host, colon, port = text.rpartition(":")
-    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError("expected host:port, [v6]:port or unix:path")
-    if host.startswith("[") and host.endswith("]"):
-        host = str(ipaddress.IPv6Address(host[1:-1]))
-    elif not _HOST.fullmatch(host):
-        raise ValueError("expected a host before the port (0.0.0.0 for every IPv4 interface)")
-    return Address(host=host, port=int(port))
-
-
-class Health(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the sidecar asks the engine whether it is well."""
-
-    kind: Annotated[
-        Literal["grpc", "http", "none"], doc("grpc.health.v1, GET of `path`, or none: taken as healthy")
-    ] = "none"
-    address: Annotated[Address | None, doc("where to ask; absent: engine.address")] = None
-    path: Annotated[UrlPath, doc("for kind http: 200 means healthy")] = "/health"
-    interval_s: Annotated[Seconds, doc("between two checks; 0.2 s after one that failed")] = 5.0
-    timeout_s: Annotated[Seconds, doc("no answer within this time is a failed check")] = 1.0
 
 
 class EngineMetrics(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -131,9 +78,17 @@ class Engine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Literal["off", "on"],
         doc("on: the engine is told each request's class in `priority`, as vLLM reads it: 0 is highest"),
     ] = "off"
+    # Envoy's names; what admission bounds anyway is as much as that, unless it is less here.
     max_connections: Annotated[
-        Count | None, doc("open connections to the engine; absent: as many as admission lets through")
+        Count | None, doc("open connections to the engine; absent: no more than requests")
     ] = None
+    max_pending_requests: Annotated[
+        Count | None, doc("requests that wait for the engine; absent: admission.max_queue")
+    ] = None
+    max_requests: Annotated[
+        Count | None, doc("requests at the engine, of any kind; absent: twice admission.max_in_flight")
+    ] = None
+    max_retries: Annotated[Count, doc("requests that are tried again at once")] = 32
 
     @property
     def health_address(self) -> Address:
@@ -161,18 +116,23 @@ class Redis(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Mesh(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which mesh this pod belongs to: peers share who was refused. And how they reach it: membership."""
+    """Which mesh this pod belongs to. Its members meet in Redis, or are listed in `peers`."""
 
     name: Annotated[Name, doc("the mesh; part of every Redis key")] = "default"
     pod: Annotated[Name, doc("this pod, unique in the mesh")]
     advertise: Annotated[Address | None, doc("where callers reach this pod; absent: `listen`")] = None
     listen: Annotated[Address | None, doc("listener for peers; absent: a free port")] = None
-    secret_file: Annotated[Text | None, doc("key shared by peers; absent: a random one kept in Redis")] = None
+    secret_file: Annotated[
+        Text | None, doc("key shared by peers; a second line is believed, too. Absent: one kept in Redis")
+    ] = None
     spill: Annotated[
         Literal["off", "overload"],
         doc("overload: a full pod hands work to a peer, for meshes without a balancer"),
     ] = "off"
     max_replicas: Annotated[Count, doc("pods expected at most; bounds what leases may hand out")] = 256
+    peers: Annotated[
+        tuple[Address, ...], doc("mesh.listen of the other pods, for meshes that do not meet in Redis")
+    ] = ()
 
 
 class Tenant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -220,7 +180,8 @@ CLASSES: Final = {
     "batch": ServiceClass(ttft_s=30.0),
 }
 _MOST_CLASSES: Final = 8
-_MEMBERSHIP: Final = ("advertise", "listen", "secret_file")  # what only membership needs
+_MEMBERSHIP: Final = ("advertise", "listen", "secret_file", "peers")  # what only membership needs
+_BREAKERS: Final = ("max_connections", "max_pending_requests", "max_requests")
 
 
 class ClassRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -350,6 +311,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     health_listen: Annotated[Address | None, doc("serves grpc.health.v1 of this pod")] = None
     state_file: Annotated[Text | None, doc("keeps what was learnt over a restart")] = None
     drain_s: Annotated[Seconds, doc("how long running streams may go on after SIGTERM")] = 600.0
+    drain_notice_s: Annotated[
+        SecondsOrNone, doc("of them connections are still accepted: two intervals of who checks our health")
+    ] = 4.0
     max_body_bytes: Annotated[Bytes, doc("largest request body; larger ones get 413")] = 16 * MIB
     max_buffered_bytes: Annotated[
         Bytes, doc("all buffered bodies together; beyond it 503. Half of it for answers that are not read")
@@ -380,8 +344,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     class_rules: Annotated[tuple[ClassRule, ...], doc("the first that matches counts")] = ()
     limits: tuple[Limit, ...] = ()
     admission: Admission = Admission()
-    outlier: Annotated[dict[str, object] | None, doc("ejection of failing engines")] = None
-    retry: Annotated[dict[str, object] | None, doc("retries before the first byte")] = None
+    outlier: Outlier = Outlier()
+    retry: Retry = Retry()
     timeouts: Timeouts = Timeouts()
     telemetry: Telemetry = Telemetry()
 
@@ -399,8 +363,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if all(tenant.name != "anonymous" for tenant in self.tenants):
             anonymous = _classed((Tenant(name="anonymous"),), self.classes)
             msgspec.structs.force_setattr(self, "tenants", self.tenants + anonymous)
-        if self.redis is None and (self.mesh or self.tenants_from):
-            raise ConfigError("mesh" if self.mesh else "tenants_from", "needs redis, which is not configured")
+        if self.redis is None and self.tenants_from:
+            raise ConfigError("tenants_from", "needs redis, which is not configured")
+        if self.redis is None and self.mesh and not (self.mesh.peers and self.mesh.secret_file):
+            raise ConfigError("mesh", "needs redis, or both mesh.peers and mesh.secret_file")
 
     def unbuilt(self) -> list[str]:
         """Sections that are given and accepted, but have no effect in this version."""
@@ -410,9 +376,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             **{f"mesh.{key}": self.mesh and getattr(self.mesh, key) for key in _MEMBERSHIP},
             "mesh.spill": self.mesh and self.mesh.spill != "off",
             "tenants_from": self.tenants_from,
-            "outlier": self.outlier is not None,
-            "retry": self.retry is not None,
-            "engine.max_connections": self.engine.max_connections,
+            "outlier": self.outlier != Outlier(),
+            "retry": self.retry != Retry(),
+            **{f"engine.{key}": getattr(self.engine, key) for key in _BREAKERS},
             "telemetry.slow_ms": self.telemetry.slow_ms,
         }
         return [name for name, value in given.items() if value]

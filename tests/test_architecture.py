@@ -32,7 +32,7 @@ PURE: Final = {
     "sidecar.telemetry",
 }
 KERNEL: Final = {"sidecar.errors", "sidecar.exchange", "sidecar.pipeline"}
-WORLD: Final = {"sidecar.settings", "sidecar.clock", "sidecar.lifecycle"}
+WORLD: Final = {"sidecar.settings", "sidecar.values", "sidecar.faults", "sidecar.clock", "sidecar.lifecycle"}
 
 # What a unit may import of this repository beside itself. The longest name that fits counts.
 MAY_IMPORT: Final[dict[str, set[str]]] = {
@@ -40,8 +40,10 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "sidecar.clock": set(),
     "sidecar.lifecycle": set(),
     "sidecar.deny_paths": set(),
-    "sidecar.settings": {"sidecar.errors", "sidecar.deny_paths"},
-    "sidecar.config": {"sidecar.errors", "sidecar.settings"},
+    "sidecar.values": set(),
+    "sidecar.faults": {"sidecar.errors", "sidecar.values"},
+    "sidecar.settings": {"sidecar.errors", "sidecar.deny_paths", "sidecar.faults", "sidecar.values"},
+    "sidecar.config": {"sidecar.errors", "sidecar.settings", "sidecar.values"},
     **{package: {"sidecar.errors"} for package in PURE},
     "sidecar.exchange": {"sidecar.errors"},
     "sidecar.pipeline": {"sidecar.errors", "sidecar.exchange"},
@@ -56,7 +58,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "sidecar.admin_routes": {"sidecar"},
     "sidecar.app": {"sidecar"},
     "sidecar.__main__": {"sidecar"},
-    "mesh": PURE | {"sidecar.config", "sidecar.settings", "sidecar.errors"},
+    "mesh": PURE | {"sidecar.config", "sidecar.settings", "sidecar.values", "sidecar.errors"},
     "model_pod": set(),
 }
 

@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from sidecar.clock import SystemClock
 from sidecar.net.sockets import remove_stale_socket
-from sidecar.settings import Address
+from sidecar.values import Address
 
 _CONNECTIONS: Final = 16
 _QUIET_S: Final = 5.0  # longest wait for one read or write

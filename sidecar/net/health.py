@@ -18,7 +18,7 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from sidecar.settings import Address
+from sidecar.values import Address
 
 POD: Final = ""
 ENGINE: Final = "engine"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import socket
 
     from sidecar.net.context import Context
-    from sidecar.settings import Address
+    from sidecar.values import Address
 
 _BACKLOG: Final = 1024
 _POLL_S: Final = 0.05

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sidecar.balance.endpoint import Endpoint
     from sidecar.http1.response import ResponseHead
     from sidecar.llm.models import Catalog
-    from sidecar.settings import Address
+    from sidecar.values import Address
 
 _MAX_ANSWER: Final = 4 * 1024 * 1024
 _SOON_S: Final = 0.2

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sidecar.balance.health import Check
 
 if TYPE_CHECKING:
-    from sidecar.settings import Address
+    from sidecar.values import Address
 
 
 log = logging.getLogger("headgate.probe")

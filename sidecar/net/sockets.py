@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from sidecar.settings import Address
+    from sidecar.values import Address
 
 _RDHUP: Final = getattr(select, "POLLRDHUP", 0)  # Linux
 _UNREAD: Final = 64 * 1024  # bytes; the kernel takes twice as much for its own needs

@@ -15,7 +15,7 @@ import pytest
 
 from sidecar.net import admin as module
 from sidecar.net.admin import Admin, AdminReply, on_loop, text
-from sidecar.settings import Address
+from sidecar.values import Address
 
 LOCAL = Address(host="127.0.0.1", port=0)
 

@@ -11,7 +11,7 @@ import uvloop
 
 from sidecar.net.connections import LoopDialer
 from sidecar.net.sockets import peer_has_left
-from sidecar.settings import Address
+from sidecar.values import Address
 from tests.harness.engine import SSE, End, answer, ok
 from tests.harness.wire import CHAT, Client, Wire, get, post, post_chunked
 

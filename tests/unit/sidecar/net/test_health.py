@@ -8,7 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar.net.health import ENGINE, POD, HealthServer
-from sidecar.settings import Address
+from sidecar.values import Address
 
 Status = health_pb2.HealthCheckResponse
 LOCAL = Address(host="127.0.0.1", port=0)

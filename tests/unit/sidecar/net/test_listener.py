@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from sidecar.net.listener import Listener
-from sidecar.settings import Address
+from sidecar.values import Address
 from tests.harness.clock import run
 from tests.harness.wire import CHAT, Wire, get, post
 

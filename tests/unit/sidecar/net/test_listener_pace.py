@@ -11,7 +11,7 @@ import pytest
 import uvloop
 
 from sidecar.net.listener import Listener
-from sidecar.settings import Address
+from sidecar.values import Address
 from tests.harness.wire import Wire, get
 
 DENIED = get("/sleep")  # answered without an engine

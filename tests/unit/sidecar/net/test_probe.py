@@ -13,7 +13,7 @@ from sidecar.balance.health import Check
 from sidecar.errors import ProtocolError
 from sidecar.llm.models import Catalog
 from sidecar.net.probe import HttpProber, fetch, watch_health, watch_models
-from sidecar.settings import Address
+from sidecar.values import Address
 from tests.harness.clock import run
 from tests.harness.engine import answer, chunked, ok
 

@@ -9,7 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sidecar.balance.health import Check
 from sidecar.net.probe_grpc import GrpcProber
-from sidecar.settings import Address
+from sidecar.values import Address
 
 Status = health_pb2.HealthCheckResponse
 

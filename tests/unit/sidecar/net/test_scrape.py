@@ -11,7 +11,8 @@ import pytest
 from sidecar.balance.endpoint import Endpoint
 from sidecar.balance.engine_page import EnginePage
 from sidecar.net.scrape import watch_load
-from sidecar.settings import Address, Engine, EngineMetrics
+from sidecar.settings import Engine, EngineMetrics
+from sidecar.values import Address
 from tests.harness.clock import FakeClock, run
 from tests.harness.engine import answer, ok
 

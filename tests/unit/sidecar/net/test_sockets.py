@@ -24,7 +24,7 @@ from sidecar.net.sockets import (
     reset_on_close,
 )
 from sidecar.net.sockets import listening as listen_at
-from sidecar.settings import Address
+from sidecar.values import Address
 
 PATIENCE_MS = 10_000
 
