@@ -216,7 +216,8 @@ def warned(log: pytest.LogCaptureFixture) -> list[str]:
 
 def test_what_has_no_effect_is_said_once(pod: Pod, log: pytest.LogCaptureFixture) -> None:
     app = pod.app("outlier: {mode: shadow}", "retry: {budget: 1}")
-    for lines in (["outlier: {mode: shadow}", "retry: {budget: 0.5}"], ["outlier: {mode: shadow}", "telemetry: {slow_ms: 1}"]):
+    shadow = "outlier: {mode: shadow}"
+    for lines in ([shadow, "retry: {budget: 0.5}"], [shadow, "telemetry: {slow_ms: 1}"]):
         app._announce(app.plane.config)
         pod.write(*lines)
         app.plane.put_in_force(load(pod.file, {}))
