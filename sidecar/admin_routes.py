@@ -67,8 +67,9 @@ class _Admin:
         return AdminReply(200, page, content_type)
 
     def config(self, query: Query, body: bytes) -> AdminReply:
-        """What is in force, without secrets."""
-        return json(redacted(self._app.plane.config))
+        """What is in force, without secrets; `effective` is what follows from several keys."""
+        config = self._app.plane.config
+        return json({**redacted(config), "effective": to_builtins(config.breakers())})
 
     def endpoints(self, query: Query, body: bytes) -> AdminReply:
         """What an engine said of its load is seconds old, or null: never."""

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import asdict
+
 from sidecar import learnt
 from sidecar.admin_routes import routes
 from sidecar.clock import SystemClock
@@ -198,6 +200,8 @@ class App:
     def _announce(self, config: Config) -> None:
         """The log level, and once each what the configuration asks for in vain."""
         logging.getLogger("headgate").setLevel(config.log_level.upper())
+        bounds = ", ".join(f"{name} {value}" for name, value in asdict(config.breakers()).items())
+        log.info("bounds at the engine: %s", bounds)
         in_vain = dict.fromkeys(config.unbuilt(), "accepted, but without effect in this version")
         for name in _TRACING:
             if self._env.get(name):

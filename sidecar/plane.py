@@ -94,7 +94,7 @@ class Plane:
         endpoint = self.endpoint if same else _endpoint(config.engine)
         page = self.page if same else self._page(config.engine)
         trust = Trust(config.trusted_proxies)
-        endpoint.max_requests = config.engine.most_requests(config.admission.max_in_flight)
+        endpoint.max_requests = config.breakers().max_connections
         self.fleet.own = endpoint  # nothing below can fail but by a bug
         self._admit = admit = Admit(
             config,
@@ -303,9 +303,10 @@ def _admission(config: Config, now: float) -> Admission:
 def _configure(admission: Admission, config: Config) -> None:
     """What may change while it runs."""
     settings = config.admission
+    breakers = config.breakers()
     admission.terms = _terms(config)
-    admission.seats = settings.max_in_flight
-    admission.max_queue = settings.max_queue
+    admission.seats = min(settings.max_in_flight, breakers.max_connections)
+    admission.max_queue = breakers.max_pending_requests
     admission.max_bytes = settings.max_queue_bytes
     admission.aging_s = settings.aging_s
     admission.invitations.part = settings.invited

@@ -306,7 +306,6 @@ def test_what_is_not_built_is_named() -> None:
     ("text", "named"),
     [
         ("outlier: {mode: shadow}", "outlier"),
-        ("engine: {address: 'h:1', max_connections: 1}", "engine.max_connections"),
         ("telemetry: {slow_ms: 1}", "telemetry.slow_ms"),
     ],
 )
