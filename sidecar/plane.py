@@ -34,6 +34,7 @@ from sidecar.stages.account import Account
 from sidecar.stages.admit import Admit
 from sidecar.stages.hop import Hop
 from sidecar.stages.identify import Identify
+from sidecar.stages.judge import Judge
 from sidecar.stages.pick import Pick
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.metrics import Metrics
@@ -71,7 +72,7 @@ class Plane:
         self.endpoint = _endpoint(config.engine)
         health = config.engine.health
         self.progress = Progress(health.progress_s, health.first_use_s, clock.now())
-        self.fleet = Fleet(self.endpoint, lambda: clock.jitter(1.0, 1.0) - 1.0, self.progress.may_try)
+        self.fleet = Fleet(self.endpoint, lambda: clock.jitter(1.0, 1.0) - 1.0, self._may_try)
         self.retries = RetryBudget(config.retry.budget)
         self.hop = Hop(config.mesh.pod if config.mesh else "", clock, lambda: encode(self.heartbeat()))
         self.context.introduce = self.hop.introduce
@@ -83,6 +84,7 @@ class Plane:
         self.metrics = Metrics(version, telemetry.max_series)
         self.access_log = AccessLog(telemetry.access_log, telemetry.access_log_sample, _ACCESS_LOG_BYTES)
         self.receipts = Receipts(telemetry.receipts)
+        self.judge = Judge(config.outlier, self.hop.pod, self.fleet, self.metrics, clock)
         self._ready = Ready()
         self._took_stock = clock.now()
         self._measure()
@@ -113,12 +115,15 @@ class Plane:
             self.progress,
             self.retries,
             self.first_tokens,
+            self.judge,
             self.metrics,
             self.clock,
             self.timers,
             restart_at=_ADMIT,
         )
         pipeline = self._pipeline(config, page, trust, admit, self._pick)
+        if config.outlier != self.config.outlier:
+            self.judge.configure(config.outlier)
         self.config = config
         self.endpoint = endpoint
         self.progress.least_s = config.engine.health.progress_s
@@ -143,6 +148,7 @@ class Plane:
             self._took_stock = now
             admission = self.admission
             self._pick.tick(admission.meter.itl_s, admission.backlog_s(now))
+            self.judge.tick(now)
             if admission.queued and not self.endpoint.usable:
                 self._admit.hand_over()
             self._admit.tick()
@@ -195,6 +201,13 @@ class Plane:
             kv_used=load.kv_used if fresh else None,
         )
 
+    def _may_try(self, now: float) -> bool:
+        """Whether an engine that is down is to be given one request now."""
+        own = self.endpoint
+        if not own.healthy:
+            return False
+        return self.progress.may_try(now) if own.hung else own.ejected and self.judge.may_try(now)
+
     def _hands_on(self) -> bool:
         """Whether a peer takes what we do not."""
         return self.fleet.has_somebody(self.clock.now())
@@ -207,6 +220,7 @@ class Plane:
         """What this pod says of itself to its peers."""
         occupancy, why = self.occupancy(), self.unready()
         asked, retried = self.retries.totals(self.clock.now())
+        answers, successes = self.judge.last_interval
         return Heartbeat(
             pod=self.hop.pod,
             address=self.peer_address,
@@ -219,6 +233,9 @@ class Plane:
             why=(why or "")[:64],
             asked=asked,
             retried=retried,
+            pace=self.judge.pace,
+            answers=answers,
+            successes=successes,
         )
 
     def _page(self, engine: Engine) -> EnginePage:

@@ -32,6 +32,9 @@ class Heartbeat(Struct, array_like=True, frozen=True):
     why: Annotated[str, Meta(max_length=64)] = ""  # it is not serving
     asked: _Amount = 0.0  # work of first attempts that came to it within 10 s
     retried: _Amount = 0.0  # and of what it tried again
+    pace: tuple[_Count, _Amount, _Count, _Amount] = (0, 0.0, 0, 0.0)  # `gray.Pace` of its last second
+    answers: _Count = 0  # of its engine in the last interval of outlier detection,
+    successes: _Count = 0  # and how many of them were none of its failures
 
 
 _decode: Final = msgspec.msgpack.Decoder(Heartbeat).decode
