@@ -189,14 +189,18 @@ local function release_expired()
   end
 end
 
+-- Numbers stay text where arithmetic makes them numbers anyway: this loop is most of what a vote costs.
 local function look_at(members)
+  local match = string.match
   for i = 1, #members, 2 do
     local pod = members[i]
-    local word, bears, asks = string.match(members[i + 1], '^%S+ (%S+) (%S+) (%S+)\n')
-    state[pod], capacity[pod] = word, tonumber(bears)
-    asked = asked + tonumber(asks)
-    pods = pods + (word == 'down' and 0 or 1)
-    borne = borne + borne_by(pod)
+    local word, bears, asks = match(members[i + 1], ' (%S+) (%S+) (%S+)')
+    state[pod], capacity[pod] = word, bears
+    asked = asked + asks
+    if word ~= 'down' then
+      pods = pods + 1
+      borne = borne + (word == 'draining' and 0 or bears)
+    end
   end
   cap = math.max(pods >= 3 and 1 or 0, math.floor(ask.max_percent * pods / 100))
 end
@@ -262,7 +266,7 @@ end
 
 -- Why this pod cannot be ejected, whoever asks for it; nil when it can. `others` are suspects besides it.
 local function obstacle(target, others)
-  local ill = math.max(others + 1, ask.suspects) + counted
+  local ill = math.max(others + 1 + counted, ask.suspects)
   if ill >= pods / 2 then
     return ill >= 2 and 'systemic' or 'cap'
   elseif counted + 1 > cap then
