@@ -111,6 +111,8 @@ class App:
                 log.warning("%d exchanges outlasted drain_s and were cut", cut)
             self.drained.set()
             plane.connections.close()
+            if self._member is not None:
+                await self._member.leave()
             for task in (chores, pacing, *mesh, *sharing, *self._watchers):
                 task.cancel()
         await self._save()
@@ -190,6 +192,8 @@ class App:
             return
         line = _line(config) if self._board is not None and config.redis != old.redis else None
         self.plane.put_in_force(config)
+        if self._member is not None:
+            self._member.configure(config, moved=line is not None)
         if self._board is not None and line is not None:
             self._board.move(line)
         self._announce(config)

@@ -41,6 +41,9 @@ from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.receipts import Receipts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.balance.heartbeat import State
     from sidecar.balance.load import EngineLoad
     from sidecar.clock import Clock
     from sidecar.exchange import Exchange, Reply
@@ -85,6 +88,8 @@ class Plane:
         self.access_log = AccessLog(telemetry.access_log, telemetry.access_log_sample, _ACCESS_LOG_BYTES)
         self.receipts = Receipts(telemetry.receipts)
         self.judge = Judge(config.outlier, self.hop.pod, self.fleet, self.metrics, clock)
+        self.changed: Callable[[], None] = _nothing  # called when `state` has
+        self._state: State = "down"
         self._ready = Ready()
         self._took_stock = clock.now()
         self._measure()
@@ -149,6 +154,9 @@ class Plane:
             admission = self.admission
             self._pick.tick(admission.meter.itl_s, admission.backlog_s(now))
             self.judge.tick(now)
+            if self.state() != self._state:
+                self._state = self.state()
+                self.changed()
             if admission.queued and not self.endpoint.usable:
                 self._admit.hand_over()
             self._admit.tick()
@@ -216,23 +224,29 @@ class Plane:
         """Whether another pod may do better: where nobody is known, that is asked of whoever balances."""
         return not self.fleet.peers or self.fleet.has_room(self.clock.now())
 
+    def state(self) -> State:
+        """In one word, for peers."""
+        own = self.endpoint
+        if self.lifecycle.draining:
+            return "draining"
+        if own.ejected and own.healthy and not own.hung:
+            return "ejected"
+        return "serving" if self.unready() is None else "down"
+
     def heartbeat(self) -> Heartbeat:
         """What this pod says of itself to its peers."""
         occupancy, why = self.occupancy(), self.unready()
-        asked, retried = self.retries.totals(self.clock.now())
         answers, successes = self.judge.last_interval
         return Heartbeat(
             pod=self.hop.pod,
             address=self.peer_address,
-            state="draining" if self.lifecycle.draining else "serving" if why is None else "down",
+            state=self.state(),
             models=tuple(self.catalog.labels()[:MAX_MODELS]),
             waiting=occupancy.waiting,
             running=occupancy.running,
             utilization=occupancy.utilization,
             capacity=self.admission.controller.limit,
             why=(why or "")[:64],
-            asked=asked,
-            retried=retried,
             pace=self.judge.pace,
             answers=answers,
             successes=successes,
@@ -300,6 +314,10 @@ class Plane:
     def _accepting(self) -> bool:
         lifecycle = self.lifecycle
         return lifecycle.serving and not (lifecycle.draining or lifecycle.crowded)
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""
 
 
 def _answer(x: Exchange, reply: Reply) -> None:

@@ -13,7 +13,7 @@ its work back, over `slow_start_s`.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidecar.balance.blackboard import GRANTED, Vote
 from sidecar.balance.ejection import State, Terms, is_panic
@@ -30,9 +30,9 @@ from sidecar.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from sidecar.balance.blackboard import View
+    from sidecar.balance.blackboard import Ejected, View
     from sidecar.balance.endpoint import Endpoint
     from sidecar.balance.fleet import Fleet
     from sidecar.balance.heartbeat import Heartbeat
@@ -66,13 +66,21 @@ _OTHERS: Final = (Why.FIVE_XX, Why.GATEWAY, Why.LOCAL)  # what one knows of a pe
 log = logging.getLogger("headgate.outlier")
 
 
+class Grant(NamedTuple):
+    """The mesh has ejected a pod until then, for it was voted for by these."""
+
+    why: str
+    until: float
+    voters: tuple[str, ...]
+
+
 class Judge:
-    """Of the engine of `pod`. `hurry` asks the blackboard for its answer now; `None`: there is none."""
+    """Of the engine of `pod`. `asks` has the blackboard decide soon; False: it is not there to be asked."""
 
     def __init__(self, settings: Outlier, pod: str, fleet: Fleet, metrics: Metrics, clock: Clock) -> None:
         self.pace = Pace()  # of the last second
-        self.hurry: Callable[[], None] | None = None
-        self.granted: dict[str, str] = {}  # pods that the mesh has ejected, and why
+        self.asks: Callable[[], bool] = bool
+        self.granted: dict[str, Grant] = {}  # pods that the mesh has ejected
         self._pod = pod
         self._fleet = fleet
         self._metrics = metrics
@@ -131,7 +139,8 @@ class Judge:
     def take(self, view: View) -> None:
         """What the blackboard answers."""
         now = self._clock.now()
-        before, self.granted = self.granted, {ticket.pod: ticket.reason for ticket in view.ejected}
+        before = self.granted
+        self.hear_ejected(view.ejected)
         for pod, word in view.votes:
             suspicion = self._asked.pop(pod, None)
             if word in (GRANTED, _EXISTS):
@@ -144,11 +153,19 @@ class Judge:
         if self._pod in self.granted:
             if not own.is_out and not self._uneject and self._pod not in before:
                 own.eject(now)  # others have said so
-                log.warning("the engine beside us is ejected by its peers: %s", self.granted[self._pod])
+                log.warning("the engine beside us is ejected by its peers: %s", self.granted[self._pod].why)
         else:
             self._uneject = False
             if own.is_out and self._pod in before:  # the mesh has become smaller, and its cap
                 own.end(now)
+
+    def hear_ejected(self, tickets: Iterable[Ejected]) -> None:
+        """What the mesh has ejected; it may change between two answers of the blackboard."""
+        now = self._clock.now()
+        self.granted = {
+            ticket.pod: Grant(ticket.reason, now + ticket.remaining_ms / 1000, ticket.voters)
+            for ticket in tickets
+        }
         for pod, peer in self._fleet.peers.items():
             peer.ejected = pod in self.granted and self._settings.mode == "on"
 
@@ -279,9 +296,8 @@ class Judge:
         )
         if self._settings.mode != "on" or not suspicion.enforced or not self._fleet.peers:
             return
-        if self.hurry is not None:
+        if self.asks():
             self._asked[name] = suspicion
-            self.hurry()
         elif name == self._pod:
             self.outliers.decide_locally(suspicion, now)
             if not self.outliers.hosts[name].ejection.is_out:

@@ -39,6 +39,8 @@ GaugeName = Literal[
     "headgate_refused_remembered",
     "headgate_board_connected",
     "headgate_board_dropped_entries",
+    "headgate_mesh_connected",
+    "headgate_mesh_peers",
     "headgate_connections",
     "headgate_buffered_bytes",
     "headgate_loop_lag_seconds",
@@ -134,6 +136,10 @@ GAUGES: Final[dict[GaugeName, Metric]] = {
     "headgate_board_dropped_entries": Metric(
         "headgate_board_dropped_entries", "Refusals and returns that peers were not told of"
     ),
+    "headgate_mesh_connected": Metric(
+        "headgate_mesh_connected", "1 while the mesh's blackboard answers; 0 also without a mesh"
+    ),
+    "headgate_mesh_peers": Metric("headgate_mesh_peers", "Other pods of the mesh that are known"),
     "headgate_connections": Metric("headgate_connections", "Open connections", ("side",)),
     "headgate_buffered_bytes": Metric("headgate_buffered_bytes", "Bytes of bodies held in memory"),
     "headgate_loop_lag_seconds": Metric("headgate_loop_lag_seconds", "How late the event loop runs"),
