@@ -254,6 +254,8 @@ def test_the_gauges_show_what_there_is() -> None:
         "refused_remembered": 1,
         "board_connected": 0,  # the owner of the mesh knows
         "board_dropped_entries": 0,
+        "mesh_connected": 0,
+        "mesh_peers": 0,
         "downstream": 6,
         "upstream": 2,
         "buffered_bytes": 600,
