@@ -58,7 +58,7 @@ async def serve(settings: Settings) -> int:
             await engine.stop()
     finally:
         if health:
-            health.stop()
+            health.close()
 
 
 async def _serve_http(settings: Settings, engine: Engine, health: Health | None, stop: asyncio.Event) -> int:
