@@ -22,7 +22,7 @@ from sidecar.net.board import Board
 from sidecar.net.connections import LoopDialer
 from sidecar.net.lines import LineWriter
 from sidecar.net.listener import Listener
-from sidecar.net.probe import HttpProber, Prober, watch_health, watch_models
+from sidecar.net.probe import HttpProber, Prober, TcpProber, watch_health, watch_models
 from sidecar.net.scrape import watch_load
 from sidecar.net.state_file import StateFile
 from sidecar.net.timers import TICK_S
@@ -206,18 +206,20 @@ class App:
         if prober is None:
             endpoint.healthy = True  # taken as it is
         else:
-            watchers.append(watch_health(prober, endpoint, engine.health.interval_s))
+            watchers.append(watch_health(prober, endpoint, engine.health, self.plane.clock))
         self._watchers = [self._tasks.create_task(watcher) for watcher in watchers]
 
     def _prober(self) -> Prober | None:
         engine = self.plane.config.engine
         health, address = engine.health, engine.health_address
         if health.kind == "http":
-            return HttpProber(address, health.path, health.timeout_s)
+            return HttpProber(address, health.path, health.timeout_s, health.expected_statuses)
+        if health.kind == "tcp":
+            return TcpProber(address, health.timeout_s)
         if health.kind == "grpc":
             from sidecar.net.probe_grpc import GrpcProber
 
-            return GrpcProber(address, health.timeout_s)
+            return GrpcProber(address, health.timeout_s, health.service, watch=health.watch == "on")
         return None
 
     def _start_health(self) -> None:
