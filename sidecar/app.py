@@ -225,12 +225,12 @@ class App:
     def _start_health(self) -> None:
         address = self.plane.config.health_listen
         if address is not None:
-            from sidecar.net.health import ENGINE, POD, HealthServer
+            from sidecar.net.health import HealthServer
 
-            plane = self.plane
-            services = {POD: lambda: plane.unready() is None, ENGINE: lambda: plane.endpoint.healthy}
-            self._health = HealthServer(address, services)
+            self._health = HealthServer(address, self.plane.services)
             self._health.start()
+            if self.plane.lifecycle.draining:  # told so before there was anything to close
+                self._health.drain()
 
     # The mesh.
 

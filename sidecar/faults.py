@@ -14,7 +14,6 @@ from sidecar.values import Address, Count, Milliseconds, Seconds, Share, UrlPath
 Percent = Annotated[int, Meta(ge=0, le=100, title="a whole number from 0 to 100")]
 Status = Annotated[int, Meta(ge=500, le=599, title="a status from 500 to 599")]
 Answer = Annotated[int, Meta(ge=200, le=599, title="a status from 200 to 599")]
-Answers = Annotated[tuple[Answer, ...], Meta(min_length=1, title="one status or more")]
 Service = Annotated[str, Meta(max_length=1024, title="text of at most 1024 characters")]
 SecondsOrNone = Annotated[float, Meta(ge=0, le=86_400, title="seconds from 0 to 86400")]
 _RETRIED: Final = (500, 502, 503, 504)
@@ -29,7 +28,9 @@ class Health(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = "none"
     address: Annotated[Address | None, doc("where to ask; absent: engine.address")] = None
     path: Annotated[UrlPath, doc("for kind http")] = "/health"
-    expected_statuses: Annotated[Answers, doc("for kind http: another one says that it is ill")] = (200,)
+    expected_statuses: Annotated[
+        tuple[Answer, ...], doc("for kind http: another one says that it is ill")
+    ] = (200,)
     service: Annotated[Service, doc("for kind grpc: which one is meant; empty: the whole server")] = ""
     watch: Annotated[
         Literal["on", "off"], doc("for kind grpc: hear of changes between checks, where the engine has Watch")
@@ -58,6 +59,10 @@ class Health(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Seconds, doc("without a token for this long, or ten times the usual gap or twice the prompts it has")
     ] = 5.0
     first_use_s: Annotated[Seconds, doc("likewise, before its first token: it may have to compile")] = 120.0
+
+    def __post_init__(self) -> None:
+        if not self.expected_statuses:
+            raise ConfigError("expected_statuses", "is empty: no answer could ever be the right one")
 
 
 class Outlier(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

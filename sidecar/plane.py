@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from sidecar.net.connections import Dialer
     from sidecar.settings import Config, Engine
 
+POD: Final = ""  # what gRPC calls the whole server
+ENGINE: Final = "engine"
 _STOCK_S: Final = 0.1  # between two looks at what runs
 _KV_TOKENS: Final = 120_000  # until somebody says how many there are
 _BACKLOG_S: Final = (0.35, 0.2)  # of prompts that a class may add to; the last for all further
@@ -114,6 +116,15 @@ class Plane:
         if lifecycle.lagging or late > lifecycle.tolerance_s:
             return f"the event loop is {max(late, lifecycle.lag_s):.1f} s late"
         return None if self.endpoint.healthy else f"the engine at {self.endpoint.name} is not healthy"
+
+    def services(self) -> dict[str, bool]:
+        """Which services of grpc.health.v1 serve: this pod, its engine, and each model it lists.
+
+        A model serves where new work is welcome. That does not depend on how full the pod is: who finds no
+        place is told so, and when to return. Safe to ask from any thread.
+        """
+        welcome = self.unready() is None
+        return {**dict.fromkeys(self.catalog.names(), welcome), POD: welcome, ENGINE: self.endpoint.healthy}
 
     def late_s(self) -> float:
         """Seconds since the event loop last turned; about a tick when all is well."""

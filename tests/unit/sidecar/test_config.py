@@ -170,7 +170,7 @@ def test_wrong_shapes(text: str, message: str) -> None:
         ("timeouts: {connect_s: 0}", "timeouts.connect_s"),
         ("telemetry: {access_log: some}", "telemetry.access_log"),
         ("engine: {address: 'h:1', health: {expected_statuses: []}}", "engine.health.expected_statuses"),
-        ("engine: {address: 'h:1', health: {expected_statuses: [100]}}", "engine.health.expected_statuses[0]"),
+        ("engine: {address: 'h:1', health: {expected_statuses: [1]}}", "engine.health.expected_statuses[0]"),
         ("engine: {address: 'h:1', health: {kind: udp}}", "engine.health.kind"),
         ("outlier: 5", "outlier"),
         ("outlier: {max_ejection_percent: 101}", "outlier.max_ejection_percent"),
