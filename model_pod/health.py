@@ -1,6 +1,6 @@
 """grpc.health.v1 on its own port, in its own threads: "" and the model's name.
 
-NOT_SERVING while the model loads and while the server stops.
+NOT_SERVING while the model loads and while the server stops. Check, Watch and List.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ SILENCE_S = 0.1  # how late a check in silence notices that its caller has left
 
 
 class Servicer(HealthServicer):
-    """Answers, or keeps its callers waiting."""
+    """Answers, or keeps its callers waiting. grpcio's own has no List."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: tuple[str, ...]) -> None:
         # Watchers are served by callbacks, so two threads serve any number of them.
         super().__init__(experimental_thread_pool=ThreadPoolExecutor(2))
+        self._names = names
         self.speaks = Event()
         self.speaks.set()
 
@@ -38,6 +39,12 @@ class Servicer(HealthServicer):
     def Watch(self, request: Any, context: grpc.ServicerContext, send: Any = None) -> Any:
         self._wait(context)
         return super().Watch(request, context, send)
+
+    def List(self, request: health_pb2.HealthListRequest, context: grpc.ServicerContext):
+        asked = {name: health_pb2.HealthCheckRequest(service=name) for name in self._names}
+        return health_pb2.HealthListResponse(
+            statuses={name: self.Check(one, context) for name, one in asked.items()}
+        )
 
     def _wait(self, context: grpc.ServicerContext) -> None:
         while not self.speaks.wait(SILENCE_S) and context.is_active():
@@ -50,7 +57,7 @@ class Health:
     def __init__(self, address: Address, model_name: str) -> None:
         self._names = ("", model_name)
         self._address = address
-        self._servicer = Servicer()
+        self._servicer = Servicer(self._names)
         self.set(serving=False)
         self.open()
 

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from sidecar.net.connections import Dialer
     from sidecar.settings import Config, Engine
 
+POD: Final = ""  # what gRPC calls the whole server
+ENGINE: Final = "engine"
 _STOCK_S: Final = 0.1  # between two looks at what runs
 _KV_TOKENS: Final = 120_000  # until somebody says how many there are
 _ADMIT: Final = 2  # its place among the stages
@@ -185,6 +187,15 @@ class Plane:
         self.lifecycle.ends = self.clock.now() + self.config.drain_s
         self.fleet.leaving = True
         self._admit.hand_over()
+
+    def services(self) -> dict[str, bool]:
+        """Which services of grpc.health.v1 serve: this pod, its engine, and each model it lists.
+
+        A model serves where new work is welcome. That does not depend on how full the pod is: who finds no
+        place is told so, and when to return. Safe to ask from any thread.
+        """
+        welcome = self.unready() is None
+        return {**dict.fromkeys(self.catalog.names(), welcome), POD: welcome, ENGINE: self.endpoint.healthy}
 
     def late_s(self) -> float:
         """Seconds since the event loop last turned; about a tick when all is well."""

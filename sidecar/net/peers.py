@@ -36,7 +36,7 @@ log = logging.getLogger("headgate.peers")
 
 
 class Peers:
-    """Asks those in `listed`, and, while `is_alone`, those that the fleet knows; `know` hears what they say."""
+    """Asks those in `listed`, and, while `is_alone`, those that the fleet knows; `know` hears of it."""
 
     def __init__(
         self,

@@ -25,10 +25,16 @@ def test_both_names_follow_the_server():
                 return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status
 
             assert (check(""), check("m")) == (NOT_SERVING, NOT_SERVING)
+            stream = stub.Watch(health_pb2.HealthCheckRequest(service="m"), timeout=10)
+            assert next(stream).status == NOT_SERVING
             health.set(serving=True)
+            assert next(stream).status == SERVING
+            listed = stub.List(health_pb2.HealthListRequest(), timeout=10).statuses
+            assert {name: said.status for name, said in listed.items()} == {"": SERVING, "m": SERVING}
             assert (check(""), check("m")) == (SERVING, SERVING)
             health.set(serving=False)
             assert check("") == NOT_SERVING
+            assert next(stream).status == NOT_SERVING
             with pytest.raises(grpc.RpcError) as caught:
                 check("other")
             assert caught.value.code() == grpc.StatusCode.NOT_FOUND
