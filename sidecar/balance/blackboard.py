@@ -154,7 +154,7 @@ class _Ask(Struct, frozen=True, kw_only=True):
     max_percent: int
     longest_ms: int
     lease_ms: int
-    suspects: int  # pods we would vote against, however many fit
+    suspects: int  # pods we would vote against, if they are more than fit
     votes: Sequence[Vote]
     uneject: Sequence[str]
     held: Sequence[Held]
@@ -231,7 +231,7 @@ def encode(
         capacity=post.capacity,
         demand=post.demand,
         **msgspec.structs.asdict(terms),
-        suspects=len(post.votes),
+        suspects=len(post.votes) if len(post.votes) > EACH else 0,
         votes=post.votes[:EACH],
         uneject=post.uneject[:EACH],
         held=held[:EACH],
