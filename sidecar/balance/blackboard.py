@@ -223,6 +223,8 @@ def encode(
     for number in (post.capacity, post.demand, post.origins, post.retries):
         if not (math.isfinite(number) and number >= 0):
             raise ValueError(f"{number} is no amount")
+    if any(vote.observers < 1 for vote in post.votes):
+        raise ValueError("who votes is one of the observers")
     ask = _Ask(
         pod=pod,
         leave=leave,

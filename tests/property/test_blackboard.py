@@ -63,7 +63,7 @@ class Watched(Wall):
             asked.hgetall(MEMBERS).hgetall(PROBES).hkeys(TICKETS)
             asked.zrange(SEEN, 0, -1).zrange(EJECTED, 0, -1).zrange(SUSPECTS, 0, -1)
             members, probes, *names = asked.execute()
-        self.tickets, self.seen, self.ejected, self.suspects = ({each.decode() for each in of} for of in names)
+        self.tickets, self.seen, self.ejected, self.suspects = ({pod.decode() for pod in of} for of in names)
         lines = {pod.decode(): record.partition(b"\n")[0].decode() for pod, record in members.items()}
         words = {pod: line.split() for pod, line in lines.items()}
         self.states = {pod: (word, float(has), float(wants)) for pod, (_, word, has, wants) in words.items()}
