@@ -154,7 +154,7 @@ class _Ask(Struct, frozen=True, kw_only=True):
     max_percent: int
     longest_ms: int
     lease_ms: int
-    suspects: int  # pods we would vote against, however many fit
+    suspects: int  # pods we would vote against, if they are more than fit
     votes: Sequence[Vote]
     uneject: Sequence[str]
     held: Sequence[Held]
@@ -223,6 +223,8 @@ def encode(
     for number in (post.capacity, post.demand, post.origins, post.retries):
         if not (math.isfinite(number) and number >= 0):
             raise ValueError(f"{number} is no amount")
+    if any(vote.observers < 1 for vote in post.votes):
+        raise ValueError("who votes is one of the observers")
     ask = _Ask(
         pod=pod,
         leave=leave,
@@ -231,7 +233,7 @@ def encode(
         capacity=post.capacity,
         demand=post.demand,
         **msgspec.structs.asdict(terms),
-        suspects=len(post.votes),
+        suspects=len(post.votes) if len(post.votes) > EACH else 0,
         votes=post.votes[:EACH],
         uneject=post.uneject[:EACH],
         held=held[:EACH],
