@@ -5,10 +5,10 @@ something runs and nothing of that was seen for longer than
 
     max(least, 10 x p99 of the time between tokens, 2 x seconds of prompts it had to compute)
 
-the engine hangs. The gap is that of before; prompts count that were there at the last progress or came within a
-second of it: what an engine is given while it stands still is no excuse. Before its first token ever it may have to compile, and
-has `first_use_s`. Where nothing can be seen of what runs (answers that come whole, from an engine that tells
-no counters) nothing is said.
+the engine hangs. The gap is that of before; prompts count that were there at the last progress or came within
+a second of it: what an engine is given while it stands still is no excuse. Before its first token ever it may
+have to compile, and has `first_use_s`. Where nothing can be seen of what runs (answers that come whole, from
+an engine that tells no counters) nothing is said.
 
 A hung engine is well again with the first progress. Lest it stay idle for ever, it is given one request to
 try now and then: after `least`, twice as long each time, up to a minute.
@@ -28,7 +28,9 @@ _LONGEST_TRIAL_S: Final = 60.0
 class Progress:
     """`tick` several times a second. Times in seconds."""
 
-    __slots__ = ("_gap", "_has_moved", "_last", "_owed", "_pause", "_trial_at", "first_use_s", "hung", "least_s")
+    __slots__ = (
+        "_gap", "_has_moved", "_last", "_owed", "_pause", "_trial_at", "first_use_s", "hung", "least_s"
+    )  # fmt: skip
 
     def __init__(self, least_s: float, first_use_s: float, now: float) -> None:
         self.least_s = least_s
