@@ -80,3 +80,4 @@ class Progress:
         """The engine was started again: it is another one."""
         self.hung = self._has_moved = False
         self._last = now
+        self._owed = 0.0
