@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import asdict
+
 from sidecar import learnt
 from sidecar.admin_routes import routes
 from sidecar.clock import SystemClock
@@ -68,6 +70,7 @@ class App:
         self._board = self._make_board(config)
         self._member = Member(self.plane, config, config.mesh, room) if config.mesh is not None else None
         self._reloading = asyncio.Lock()
+        self.drained = asyncio.Event()  # all that ran has ended
         self._warned: set[str] = set()
         self._watchers: list[asyncio.Task[None]] = []
         self._health: HealthServer | None = None
@@ -102,9 +105,11 @@ class App:
             self._listen_to_signals()
             log.info("listening on %s, admin on %s", self._where(), config.admin)
             await self._stop.wait()
-            cut = await self.listener.finish(self.plane.config.drain_s)
+            self._stop_accepting()
+            cut = await self.listener.finish(plane.lifecycle.left_s(plane.clock.now()))
             if cut:
                 log.warning("%d exchanges outlasted drain_s and were cut", cut)
+            self.drained.set()
             plane.connections.close()
             for task in (chores, pacing, *mesh, *sharing, *self._watchers):
                 task.cancel()
@@ -119,22 +124,29 @@ class App:
     # Asked for from outside.
 
     def drain(self) -> None:
-        """Stop accepting, let what runs end, exit. Asked for again: exit at once."""
+        """Tell everybody, stop accepting, let what runs end, exit. Asked for again: exit at once."""
         if self.plane.lifecycle.draining:
             log.warning("told to stop a second time: cutting what still runs")
             self.listener.hurry()
+            self._stop.set()
             return
-        log.info("draining for up to %g s", self.plane.config.drain_s)
-        self.plane.lifecycle.draining = True
+        config = self.plane.config
+        log.info("draining for up to %g s", config.drain_s)
+        self.plane.drain()
         if self._health is not None:
             self._health.drain()
-        self._stop_accepting()
-        self._stop.set()
+        notice_s = min(config.drain_notice_s, config.drain_s)
+        # Until whoever balances has looked twice, new work still comes: it is sent elsewhere, or handed on.
+        if notice_s:
+            self._loop.call_later(notice_s, self._stop.set)
+        else:
+            self._stop_accepting()
+            self._stop.set()
 
     def _stop_accepting(self) -> None:
         self.listener.stop_accepting()
         if self._member is not None:
-            self._member.listener.stop_accepting()
+            self._member.stop_accepting()
 
     def reload(self) -> None:
         """Read the configuration again: in force whole, or not at all."""
@@ -188,6 +200,8 @@ class App:
     def _announce(self, config: Config) -> None:
         """The log level, and once each what the configuration asks for in vain."""
         logging.getLogger("headgate").setLevel(config.log_level.upper())
+        bounds = ", ".join(f"{name} {value}" for name, value in asdict(config.breakers()).items())
+        log.info("bounds at the engine: %s", bounds)
         in_vain = dict.fromkeys(config.unbuilt(), "accepted, but without effect in this version")
         for name in _TRACING:
             if self._env.get(name):

@@ -37,8 +37,8 @@ class Member:
         self._mesh = mesh
         self._host = _host(config, mesh)
         # Peers reach us where callers do, unless we are told to listen elsewhere.
-        address = mesh.listen or Address(host=config.listen.host or self._host)
-        self.listener = Listener(plane.context, address, room, is_mesh=True)
+        address = mesh.listen or (Address(host=config.listen.host or self._host) if self._host else None)
+        self._listener = Listener(plane.context, address, room, is_mesh=True) if address else None
         self._secret = FileWatch(Path(mesh.secret_file)) if mesh.secret_file else None
         if mesh.secret_file:
             plane.hop.keys = _keys(Path(mesh.secret_file))
@@ -46,13 +46,20 @@ class Member:
 
     async def start(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Open the listener and begin to meet others; raises OSError when the address cannot be had."""
-        await self.listener.start()
-        if self._host:
-            port = self._mesh.listen.port if self._mesh.listen else 0
-            self._plane.peer_address = str(Address(host=self._host, port=port or self.listener.port))
+        begun = [tasks.create_task(self._peers.run())]
+        if self._listener is not None:
+            await self._listener.start()
+            begun.append(tasks.create_task(self._listener.pace()))
+        if self._listener is not None and self._host:
+            self._plane.peer_address = str(Address(host=self._host, port=self._listener.port))
         else:
             log.warning("mesh.advertise is absent and listen names no host: peers cannot reach this pod")
-        return [tasks.create_task(self.listener.pace()), tasks.create_task(self._peers.run())]
+        return begun
+
+    def stop_accepting(self) -> None:
+        """Close the listener; what came in stays."""
+        if self._listener is not None:
+            self._listener.stop_accepting()
 
     def look_for_changes(self) -> None:
         """Take new keys from the secret file; whatever else it holds, the old ones stay."""

@@ -94,7 +94,7 @@ class Plane:
         endpoint = self.endpoint if same else _endpoint(config.engine)
         page = self.page if same else self._page(config.engine)
         trust = Trust(config.trusted_proxies)
-        endpoint.max_requests = config.engine.most_requests(config.admission.max_in_flight)
+        endpoint.max_requests = config.breakers().max_connections
         self.fleet.own = endpoint  # nothing below can fail but by a bug
         self._admit = admit = Admit(
             config,
@@ -165,6 +165,13 @@ class Plane:
             return f"the event loop is {max(late, lifecycle.lag_s):.1f} s late"
         return None if self.endpoint.usable else f"the engine at {self.endpoint.name} is not healthy"
 
+    def drain(self) -> None:
+        """Begin nothing new: what waits and what comes goes to peers, or is told to go elsewhere."""
+        self.lifecycle.draining = True
+        self.lifecycle.ends = self.clock.now() + self.config.drain_s
+        self.fleet.leaving = True
+        self._admit.hand_over()
+
     def late_s(self) -> float:
         """Seconds since the event loop last turned; about a tick when all is well."""
         return self.clock.now() - self.lifecycle.beat
@@ -187,6 +194,10 @@ class Plane:
             utilization=part * (1 + admission.queued / max(dispatched, 1)),
             kv_used=load.kv_used if fresh else None,
         )
+
+    def _hands_on(self) -> bool:
+        """Whether a peer takes what we do not."""
+        return self.fleet.has_somebody(self.clock.now())
 
     def _has_elsewhere(self) -> bool:
         """Whether another pod may do better: where nobody is known, that is asked of whoever balances."""
@@ -229,6 +240,7 @@ class Plane:
                 self.metrics,
                 page,
                 self.hop,
+                self._hands_on,
             ),
             # Directly above Pick: what it hands out is held until the end, across attempts.
             admit,
@@ -291,9 +303,10 @@ def _admission(config: Config, now: float) -> Admission:
 def _configure(admission: Admission, config: Config) -> None:
     """What may change while it runs."""
     settings = config.admission
+    breakers = config.breakers()
     admission.terms = _terms(config)
-    admission.seats = settings.max_in_flight
-    admission.max_queue = settings.max_queue
+    admission.seats = min(settings.max_in_flight, breakers.max_connections)
+    admission.max_queue = breakers.max_pending_requests
     admission.max_bytes = settings.max_queue_bytes
     admission.aging_s = settings.aging_s
     admission.invitations.part = settings.invited

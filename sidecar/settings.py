@@ -90,10 +90,6 @@ class Engine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = None
     max_retries: Annotated[Count, doc("requests that are tried again at once")] = 32
 
-    def most_requests(self, seats: int) -> int:
-        """Of any kind at once, where admission lets `seats` of work through."""
-        return self.max_requests or max(_REQUESTS, 4 * seats)
-
     @property
     def health_address(self) -> Address:
         """Where health is asked."""
@@ -185,7 +181,6 @@ CLASSES: Final = {
 }
 _MOST_CLASSES: Final = 8
 _REQUESTS: Final = 1024  # Envoy's
-_BREAKERS: Final = ("max_connections", "max_pending_requests")
 
 
 class ClassRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -261,6 +256,15 @@ class Admission(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     overload_status: Annotated[
         Literal[503, 429, 529], doc("status of `overloaded`, for clients that expect another")
     ] = 503
+
+
+class Breakers(Struct, frozen=True):
+    """What is in force of Envoy's circuit breakers for the engine; work is admitted within them."""
+
+    max_connections: int
+    max_pending_requests: int
+    max_requests: int
+    max_retries: int
 
 
 class Timeouts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -372,6 +376,17 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if self.redis is None and self.mesh and not (self.mesh.peers and self.mesh.secret_file):
             raise ConfigError("mesh", "needs redis, or both mesh.peers and mesh.secret_file")
 
+    def breakers(self) -> Breakers:
+        """Each is what its key says, or what admission bounds anyway."""
+        engine, admission = self.engine, self.admission
+        most = engine.max_requests or max(_REQUESTS, 4 * admission.max_in_flight)
+        return Breakers(
+            max_connections=min(engine.max_connections or most, most),  # each request takes one
+            max_pending_requests=min(engine.max_pending_requests or admission.max_queue, admission.max_queue),
+            max_requests=most,
+            max_retries=engine.max_retries,
+        )
+
     def unbuilt(self) -> list[str]:
         """Sections that are given and accepted, but have no effect in this version."""
         given = {
@@ -379,7 +394,6 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "redis": self.redis and not self.mesh,
             "tenants_from": self.tenants_from,
             "outlier": self.outlier != Outlier(),
-            **{f"engine.{key}": getattr(self.engine, key) for key in _BREAKERS},
             "telemetry.slow_ms": self.telemetry.slow_ms,
         }
         return [name for name, value in given.items() if value]

@@ -73,11 +73,12 @@ class Fleet:
         self.own = own
         self.peers: dict[str, Peer] = {}
         self.may_try = may_try
+        self.leaving = False  # nothing new is for the engine beside us
         self._chance = chance
 
     def own_takes(self, now: float) -> bool:
         """Whether the engine beside us is the right place for what comes now."""
-        return self.own.usable and now >= self.own.blocked_until
+        return self.own.usable and now >= self.own.blocked_until and not self.leaving
 
     def hear(self, heartbeat: Heartbeat, now: float, age_s: float = 0.0) -> Peer | None:
         """What a peer says of itself, `age_s` ago; None: it cannot be reached."""

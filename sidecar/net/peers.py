@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from sidecar.balance.caller import Caller, belongs_to, lines
 from sidecar.balance.heartbeat import MAX_BYTES, decode
+from sidecar.errors import LOOP
 from sidecar.net.probe import get
 from sidecar.values import Address
 
@@ -52,13 +53,14 @@ class Peers:
         self._listed = listed
         self._is_alone = is_alone
         self._missed: dict[Address, int] = {}
+        self._ourselves: set[Address] = set()  # one list may serve all pods
         self._free = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self) -> None:
         """For ever."""
         while True:
             await asyncio.sleep(self._clock.jitter(EVERY_S, _JITTER))
-            whom = set(self._listed)
+            whom = set(self._listed) - self._ourselves
             if self._is_alone():
                 whom |= {Address(host=peer.host, port=peer.port) for peer in self._fleet.peers.values()}
             self._missed = {address: self._missed.get(address, 0) for address in whom}
@@ -69,6 +71,9 @@ class Peers:
         async with self._free:
             try:
                 head, body = await get(address, self._path, _TIMEOUT_S, MAX_BYTES, self._introduction())
+                if head.status == LOOP.status:
+                    self._ourselves.add(address)
+                    return
                 if head.status != 200:
                     raise ValueError(f"it answers {head.status}")
                 heartbeat = decode(body)
@@ -76,8 +81,7 @@ class Peers:
                 self._no_answer(address, error)
                 return
         self._missed[address] = 0
-        if heartbeat.pod != self._hop.pod:  # else it is us: one list may serve all pods
-            self._fleet.hear(replace(heartbeat, address=str(address)), self._clock.now())
+        self._fleet.hear(replace(heartbeat, address=str(address)), self._clock.now())
 
     def _no_answer(self, address: Address, error: Exception) -> None:
         self._missed[address] = missed = self._missed.get(address, 0) + 1

@@ -205,7 +205,7 @@ class Admit(Stage):
         fleet = self._fleet
         if fleet.own_takes(now):
             return False
-        if fleet.may_try(now):
+        if not fleet.leaving and fleet.may_try(now):
             x.on_trial = True
             return False
         if x.hop or not fleet.has_somebody(now, x.model):

@@ -37,7 +37,7 @@ from sidecar.pipeline import Stage
 from sidecar.stages.hop import HEARTBEAT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sidecar.balance.engine_page import EnginePage
     from sidecar.clock import Alarms, Clock
@@ -75,6 +75,7 @@ class Identify(Stage):
         metrics: Metrics,
         page: EnginePage,
         hop: Hop,
+        hands_on: Callable[[], bool],
     ) -> None:
         self._clock = clock
         self._alarms = alarms
@@ -100,6 +101,7 @@ class Identify(Stage):
         self._routes: dict[bytes, tuple[Route, bool]] = {}
         self._page = page
         self._hop = hop
+        self._hands_on = hands_on
         shown = config.engine.metrics
         self._page_path = shown.path if shown.reexport else None
 
@@ -149,7 +151,7 @@ class Identify(Stage):
         """The answer to what cannot be served here, whoever asks."""
         request, lifecycle = x.request, self._lifecycle
         noted = request.noted
-        if lifecycle.draining:
+        if lifecycle.draining and (x.client.is_mesh or not self._hands_on()):
             return Reply(DRAINING, retry_after_s=self._clock.jitter(1.0, 0.2))
         if lifecycle.lagging and x.is_work:  # what is queued now would make everybody later still
             return Reply(OVERLOADED, retry_after_s=self._clock.jitter(1.0, 0.2))

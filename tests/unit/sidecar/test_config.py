@@ -297,17 +297,15 @@ def test_needs_restart() -> None:
 
 def test_what_is_not_built_is_named() -> None:
     text = "limits: [{name: a, limit: 1}]\nretry: {mode: off}\nredis: {url: 'redis://h'}\n"
-    assert decode(ENGINE + text, {}).unbuilt() == ["limits", "redis", "retry"]
+    assert decode(ENGINE + text, {}).unbuilt() == ["limits", "redis"]
     text += "mesh: {pod: p, spill: overload, advertise: 'h:1', listen: 'h:2', secret_file: s}"
-    membership = ["mesh.advertise", "mesh.listen", "mesh.secret_file"]
-    assert decode(ENGINE + text, {}).unbuilt() == ["limits", *membership, "mesh.spill", "retry"]
+    assert decode(ENGINE + text, {}).unbuilt() == ["limits"]
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
         ("outlier: {mode: shadow}", "outlier"),
-        ("engine: {address: 'h:1', max_connections: 1}", "engine.max_connections"),
         ("telemetry: {slow_ms: 1}", "telemetry.slow_ms"),
     ],
 )

@@ -116,6 +116,7 @@ class Desk(Asker):
         self.queued = 0
         self.page = EnginePage(lambda: self.queued, settings.engine.metrics.max_age_s)
         self.metrics = Metrics("test", 10)
+        self.hands_on = False
         self.hop = Hop("pod-1", clock, lambda: b"a heartbeat")
         stage = Identify(
             settings,
@@ -128,6 +129,7 @@ class Desk(Asker):
             self.metrics,
             self.page,
             self.hop,
+            lambda: self.hands_on,
         )
         super().__init__(stage, *behind, clock=clock, timers=timers)
 
