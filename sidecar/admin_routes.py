@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from math import inf
 from typing import TYPE_CHECKING, Final
 
 from msgspec import to_builtins
 
 from sidecar.config import redacted
 from sidecar.net.admin import AdminReply, comes_true, json, on_loop, text
-from sidecar.standing import standing
+from sidecar.standing import endpoints, standing
 
 if TYPE_CHECKING:
     import asyncio
@@ -72,21 +71,8 @@ class _Admin:
         return json({**redacted(config), "effective": to_builtins(config.breakers())})
 
     def endpoints(self, query: Query, body: bytes) -> AdminReply:
-        """What an engine said of its load is seconds old, or null: never."""
-        endpoint, now = self._app.plane.endpoint, self._app.plane.clock.now()
-        said = to_builtins(endpoint.load)
-        ages = {name: now - said.pop(name) for name in ("at", "counted_at")}
-        shown = {f"{name[:-2]}age_s": None if age == inf else round(age, 3) for name, age in ages.items()}
-        return json(
-            [
-                {
-                    "address": endpoint.name,
-                    "healthy": endpoint.healthy,
-                    "in_flight": endpoint.in_flight,
-                    "load": said | shown,
-                }
-            ]
-        )
+        """The engine beside us, then the mesh's other pods."""
+        return json(on_loop(self._loop, lambda: endpoints(self._app.plane)))
 
     def decisions(self, query: Query, body: bytes) -> AdminReply:
         """What became of the last `n` exchanges, newest first."""

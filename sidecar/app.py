@@ -25,7 +25,7 @@ from sidecar.net.board import Board
 from sidecar.net.connections import LoopDialer
 from sidecar.net.lines import LineWriter
 from sidecar.net.listener import Listener
-from sidecar.net.probe import HttpProber, Prober, watch_health, watch_models
+from sidecar.net.probe import HttpProber, Prober, TcpProber, watch_health, watch_models
 from sidecar.net.scrape import watch_load
 from sidecar.net.state_file import StateFile
 from sidecar.net.timers import TICK_S
@@ -111,6 +111,8 @@ class App:
                 log.warning("%d exchanges outlasted drain_s and were cut", cut)
             self.drained.set()
             plane.connections.close()
+            if self._member is not None:
+                await self._member.leave()
             for task in (chores, pacing, *mesh, *sharing, *self._watchers):
                 task.cancel()
         await self._save()
@@ -190,6 +192,8 @@ class App:
             return
         line = _line(config) if self._board is not None and config.redis != old.redis else None
         self.plane.put_in_force(config)
+        if self._member is not None:
+            self._member.configure(config, moved=line is not None)
         if self._board is not None and line is not None:
             self._board.move(line)
         self._announce(config)
@@ -228,29 +232,31 @@ class App:
         if prober is None:
             endpoint.healthy = True  # taken as it is
         else:
-            watchers.append(watch_health(prober, endpoint, engine.health.interval_s))
+            watchers.append(watch_health(prober, endpoint, engine.health, self.plane.clock))
         self._watchers = [self._tasks.create_task(watcher) for watcher in watchers]
 
     def _prober(self) -> Prober | None:
         engine = self.plane.config.engine
         health, address = engine.health, engine.health_address
         if health.kind == "http":
-            return HttpProber(address, health.path, health.timeout_s)
+            return HttpProber(address, health.path, health.timeout_s, health.expected_statuses)
+        if health.kind == "tcp":
+            return TcpProber(address, health.timeout_s)
         if health.kind == "grpc":
             from sidecar.net.probe_grpc import GrpcProber
 
-            return GrpcProber(address, health.timeout_s)
+            return GrpcProber(address, health.timeout_s, health.service, watch=health.watch == "on")
         return None
 
     def _start_health(self) -> None:
         address = self.plane.config.health_listen
         if address is not None:
-            from sidecar.net.health import ENGINE, POD, HealthServer
+            from sidecar.net.health import HealthServer
 
-            plane = self.plane
-            services = {POD: lambda: plane.unready() is None, ENGINE: lambda: plane.endpoint.healthy}
-            self._health = HealthServer(address, services)
+            self._health = HealthServer(address, self.plane.services)
             self._health.start()
+            if self.plane.lifecycle.draining:  # told so before there was anything to close
+                self._health.drain()
 
     # The mesh.
 

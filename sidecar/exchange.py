@@ -159,6 +159,8 @@ class Exchange:
     timer: Timer | None = None  # of the stage that parked it
     alarm: Timer | None = None  # of the deadline
     tokens: int = 0  # events of the answer, for one that is streamed
+    seen: int = 0  # of them when its pace was last looked at,
+    seen_at: float = 0.0  # and when that was
     tail: bytes = b""  # the end of the answer, from its usage on
     status: int = 0
     reason: str = ""

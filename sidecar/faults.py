@@ -13,20 +13,45 @@ from sidecar.values import Address, Count, Milliseconds, Seconds, Share, UrlPath
 
 Percent = Annotated[int, Meta(ge=0, le=100, title="a whole number from 0 to 100")]
 Status = Annotated[int, Meta(ge=500, le=599, title="a status from 500 to 599")]
+Answer = Annotated[int, Meta(ge=200, le=599, title="a status from 200 to 599")]
+Service = Annotated[str, Meta(max_length=1024, title="text of at most 1024 characters")]
 SecondsOrNone = Annotated[float, Meta(ge=0, le=86_400, title="seconds from 0 to 86400")]
 _RETRIED: Final = (500, 502, 503, 504)
 
 
 class Health(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the sidecar asks the engine whether it is well."""
+    """How the sidecar asks the engine whether it is well. Names are Envoy's (health_check.proto)."""
 
     kind: Annotated[
-        Literal["grpc", "http", "none"], doc("grpc.health.v1, GET of `path`, or none: taken as healthy")
+        Literal["grpc", "http", "tcp", "none"],
+        doc("grpc.health.v1, GET of `path`, a connection, or none: taken as healthy"),
     ] = "none"
     address: Annotated[Address | None, doc("where to ask; absent: engine.address")] = None
-    path: Annotated[UrlPath, doc("for kind http: 200 means healthy")] = "/health"
-    interval_s: Annotated[Seconds, doc("between two checks; 0.2 s after one that failed")] = 5.0
+    path: Annotated[UrlPath, doc("for kind http")] = "/health"
+    expected_statuses: Annotated[
+        tuple[Answer, ...], doc("for kind http: another one says that it is ill")
+    ] = (200,)
+    service: Annotated[Service, doc("for kind grpc: which one is meant; empty: the whole server")] = ""
+    watch: Annotated[
+        Literal["on", "off"], doc("for kind grpc: hear of changes between checks, where the engine has Watch")
+    ] = "on"
+    interval_s: Annotated[Seconds, doc("between two checks of an engine that is well")] = 5.0
     timeout_s: Annotated[Seconds, doc("no answer within this time is a failed check")] = 1.0
+    unhealthy_threshold: Annotated[
+        Count, doc("failed connections and time-outs in a row; an answer that it is ill counts at once")
+    ] = 2
+    healthy_threshold: Annotated[Count, doc("successes in a row; the very first check decides alone")] = 1
+    unhealthy_interval_s: Annotated[
+        Seconds | None, doc("after a failure of one that is not well; absent: 0.2, or interval_s if shorter")
+    ] = None
+    unhealthy_edge_interval_s: Annotated[
+        Seconds | None, doc("after a failure, until so many have come; absent: unhealthy_interval_s")
+    ] = None
+    healthy_edge_interval_s: Annotated[
+        Seconds | None, doc("after a success, until so many have come; absent: interval_s")
+    ] = None
+    interval_jitter_percent: Annotated[Percent, doc("pauses are longer by up to so much, by chance")] = 0
+    initial_jitter_s: Annotated[SecondsOrNone, doc("the first check waits up to so long, by chance")] = 0.0
     progress: Annotated[
         Literal["on", "off"], doc("on: an engine whose work does not move is unhealthy, whatever it says")
     ] = "on"
@@ -34,6 +59,10 @@ class Health(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Seconds, doc("without a token for this long, or ten times the usual gap or twice the prompts it has")
     ] = 5.0
     first_use_s: Annotated[Seconds, doc("likewise, before its first token: it may have to compile")] = 120.0
+
+    def __post_init__(self) -> None:
+        if not self.expected_statuses:
+            raise ConfigError("expected_statuses", "is empty: no answer could ever be the right one")
 
 
 class Outlier(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -34,18 +34,24 @@ from sidecar.stages.account import Account
 from sidecar.stages.admit import Admit
 from sidecar.stages.hop import Hop
 from sidecar.stages.identify import Identify
+from sidecar.stages.judge import Judge
 from sidecar.stages.pick import Pick
 from sidecar.telemetry.access_log import AccessLog
 from sidecar.telemetry.metrics import Metrics
 from sidecar.telemetry.receipts import Receipts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sidecar.balance.heartbeat import State
     from sidecar.balance.load import EngineLoad
     from sidecar.clock import Clock
     from sidecar.exchange import Exchange, Reply
     from sidecar.net.connections import Dialer
     from sidecar.settings import Config, Engine
 
+POD: Final = ""  # what gRPC calls the whole server
+ENGINE: Final = "engine"
 _STOCK_S: Final = 0.1  # between two looks at what runs
 _KV_TOKENS: Final = 120_000  # until somebody says how many there are
 _ADMIT: Final = 2  # its place among the stages
@@ -71,7 +77,7 @@ class Plane:
         self.endpoint = _endpoint(config.engine)
         health = config.engine.health
         self.progress = Progress(health.progress_s, health.first_use_s, clock.now())
-        self.fleet = Fleet(self.endpoint, lambda: clock.jitter(1.0, 1.0) - 1.0, self.progress.may_try)
+        self.fleet = Fleet(self.endpoint, lambda: clock.jitter(1.0, 1.0) - 1.0, self._may_try)
         self.retries = RetryBudget(config.retry.budget)
         self.hop = Hop(config.mesh.pod if config.mesh else "", clock, lambda: encode(self.heartbeat()))
         self.context.introduce = self.hop.introduce
@@ -83,6 +89,9 @@ class Plane:
         self.metrics = Metrics(version, telemetry.max_series)
         self.access_log = AccessLog(telemetry.access_log, telemetry.access_log_sample, _ACCESS_LOG_BYTES)
         self.receipts = Receipts(telemetry.receipts)
+        self.judge = Judge(config.outlier, self.hop.pod, self.fleet, self.metrics, clock)
+        self.changed: Callable[[], None] = _nothing  # called when `state` has
+        self._state: State = "down"
         self._ready = Ready()
         self._took_stock = clock.now()
         self._measure()
@@ -113,12 +122,15 @@ class Plane:
             self.progress,
             self.retries,
             self.first_tokens,
+            self.judge,
             self.metrics,
             self.clock,
             self.timers,
             restart_at=_ADMIT,
         )
         pipeline = self._pipeline(config, page, trust, admit, self._pick)
+        if config.outlier != self.config.outlier:
+            self.judge.configure(config.outlier)
         self.config = config
         self.endpoint = endpoint
         self.progress.least_s = config.engine.health.progress_s
@@ -143,6 +155,10 @@ class Plane:
             self._took_stock = now
             admission = self.admission
             self._pick.tick(admission.meter.itl_s, admission.backlog_s(now))
+            self.judge.tick(now)
+            if self.state() != self._state:
+                self._state = self.state()
+                self.changed()
             if admission.queued and not self.endpoint.usable:
                 self._admit.hand_over()
             self._admit.tick()
@@ -172,6 +188,15 @@ class Plane:
         self.fleet.leaving = True
         self._admit.hand_over()
 
+    def services(self) -> dict[str, bool]:
+        """Which services of grpc.health.v1 serve: this pod, its engine, and each model it lists.
+
+        A model serves where new work is welcome. That does not depend on how full the pod is: who finds no
+        place is told so, and when to return. Safe to ask from any thread.
+        """
+        welcome = self.unready() is None
+        return {**dict.fromkeys(self.catalog.names(), welcome), POD: welcome, ENGINE: self.endpoint.healthy}
+
     def late_s(self) -> float:
         """Seconds since the event loop last turned; about a tick when all is well."""
         return self.clock.now() - self.lifecycle.beat
@@ -195,6 +220,13 @@ class Plane:
             kv_used=load.kv_used if fresh else None,
         )
 
+    def _may_try(self, now: float) -> bool:
+        """Whether an engine that is down is to be given one request now."""
+        own = self.endpoint
+        if not own.healthy:
+            return False
+        return self.progress.may_try(now) if own.hung else own.ejected and self.judge.may_try(now)
+
     def _hands_on(self) -> bool:
         """Whether a peer takes what we do not."""
         return self.fleet.has_somebody(self.clock.now())
@@ -203,22 +235,32 @@ class Plane:
         """Whether another pod may do better: where nobody is known, that is asked of whoever balances."""
         return not self.fleet.peers or self.fleet.has_room(self.clock.now())
 
+    def state(self) -> State:
+        """In one word, for peers."""
+        own = self.endpoint
+        if self.lifecycle.draining:
+            return "draining"
+        if own.ejected and own.healthy and not own.hung:
+            return "ejected"
+        return "serving" if self.unready() is None else "down"
+
     def heartbeat(self) -> Heartbeat:
         """What this pod says of itself to its peers."""
         occupancy, why = self.occupancy(), self.unready()
-        asked, retried = self.retries.totals(self.clock.now())
+        answers, successes = self.judge.last_interval
         return Heartbeat(
             pod=self.hop.pod,
             address=self.peer_address,
-            state="draining" if self.lifecycle.draining else "serving" if why is None else "down",
+            state=self.state(),
             models=tuple(self.catalog.labels()[:MAX_MODELS]),
             waiting=occupancy.waiting,
             running=occupancy.running,
             utilization=occupancy.utilization,
             capacity=self.admission.controller.limit,
             why=(why or "")[:64],
-            asked=asked,
-            retried=retried,
+            pace=self.judge.pace,
+            answers=answers,
+            successes=successes,
         )
 
     def _page(self, engine: Engine) -> EnginePage:
@@ -283,6 +325,10 @@ class Plane:
     def _accepting(self) -> bool:
         lifecycle = self.lifecycle
         return lifecycle.serving and not (lifecycle.draining or lifecycle.crowded)
+
+
+def _nothing() -> None:
+    """Nobody is to be told."""
 
 
 def _answer(x: Exchange, reply: Reply) -> None:

@@ -1,11 +1,15 @@
-"""How admission stands, for people: what bounds it, and who waits for what. Plain values for /debug/queue."""
+"""How this pod stands, for people: who waits for what, and where work can go. Plain values for /debug."""
 
 from __future__ import annotations
 
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import to_builtins
+
 if TYPE_CHECKING:
+    from sidecar.balance.endpoint import Endpoint
     from sidecar.flow.admission import Admission
     from sidecar.flow.ticket import Ticket
     from sidecar.plane import Plane
@@ -79,3 +83,61 @@ def blocked_by(admission: Admission, cls: int, now: float) -> str | None:
         return "seats"
     full = admission.room + head.room > admission.controller.limit * admission.ceilings[cls]
     return "room" if full else "prompts that are not computed yet"
+
+
+def endpoints(plane: Plane) -> list[dict[str, Any]]:
+    """The engine beside us, then the mesh's other pods by name.
+
+    `until_s`: seconds until an ejection ends. `voters`: who asked for it. `heard_s`: since a peer last said
+    how it is. What an engine said of its load is `age_s` old, or null: never.
+    """
+    own, now = plane.endpoint, plane.clock.now()
+    said = to_builtins(own.load)
+    ages = {name: now - said.pop(name) for name in ("at", "counted_at")}
+    shown = {f"{name[:-2]}age_s": None if age == inf else round(age, 3) for name, age in ages.items()}
+    first = {
+        "pod": plane.hop.pod,
+        "kind": "engine",
+        **_about(plane, own, plane.hop.pod, now),
+        "state": plane.state(),
+        "why": _why(plane) or plane.unready() or "",
+        "hung": own.hung,
+        "share": round(plane.fleet.share, 3),
+        "load": said | shown,
+    }
+    others = [
+        {
+            "pod": pod,
+            "kind": "peer",
+            **_about(plane, peer, pod, now),
+            "state": "ejected" if peer.ejected else peer.state,
+            "why": plane.judge.granted[pod].why if pod in plane.judge.granted else peer.why,
+            "models": sorted(peer.models),
+            "waiting_and_running": peer.waits,
+            "utilization": round(peer.utilization, 3),
+            "capacity_tokens": round(peer.capacity),
+            "first_byte_s": round(peer.expected_s(now), 4),
+            "heard_s": round(now - peer.heard, 3),
+        }
+        for pod, peer in sorted(plane.fleet.peers.items())
+    ]
+    return [first, *others]
+
+
+def _why(plane: Plane) -> str:
+    own = plane.judge.granted.get(plane.hop.pod)
+    return own.why if own is not None and plane.endpoint.ejected else ""
+
+
+def _about(plane: Plane, endpoint: Endpoint, pod: str, now: float) -> dict[str, Any]:
+    grant = plane.judge.granted.get(pod)
+    until = grant.until if grant is not None else plane.judge.until if not endpoint.is_peer else 0.0
+    return {
+        "address": endpoint.name,
+        "healthy": endpoint.healthy,
+        "ejected": endpoint.ejected,
+        "until_s": round(until - now, 1) if endpoint.ejected and until > now else None,
+        "voters": list(grant.voters) if grant is not None else [],
+        "in_flight": endpoint.in_flight,
+        "blocked_s": round(max(endpoint.blocked_until - now, 0.0), 3),
+    }

@@ -106,6 +106,7 @@ DELAYED: Final = {
     ("sidecar.app", "sidecar.net.health"),  # grpc
     ("sidecar.app", "sidecar.net.probe_grpc"),  # grpc
     ("sidecar.app", "sidecar.net.redis"),  # redis
+    ("sidecar.member", "sidecar.net.redis"),  # redis
     ("model_pod.__main__", "model_pod.torch_engine"),  # torch
     ("mesh.bench.report", "mesh.bench.plot"),  # matplotlib
 }

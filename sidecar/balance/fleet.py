@@ -73,12 +73,17 @@ class Fleet:
         self.own = own
         self.peers: dict[str, Peer] = {}
         self.may_try = may_try
+        self.models: frozenset[str] = frozenset()  # that the engine beside us serves
+        self.share = 1.0  # of its work, while the engine beside us is to have less
         self.leaving = False  # nothing new is for the engine beside us
         self._chance = chance
 
     def own_takes(self, now: float) -> bool:
         """Whether the engine beside us is the right place for what comes now."""
-        return self.own.usable and now >= self.own.blocked_until and not self.leaving
+        own = self.own
+        if not own.usable or now < own.blocked_until or self.leaving:
+            return False
+        return self.share >= 1.0 or self._chance() < self.share or not self.has_room(now)
 
     def hear(self, heartbeat: Heartbeat, now: float, age_s: float = 0.0) -> Peer | None:
         """What a peer says of itself, `age_s` ago; None: it cannot be reached."""

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-State = Literal["serving", "down", "draining"]
+State = Literal["serving", "down", "ejected", "draining"]
 
 MAX_MODELS: Final = 32
 _MAX_NAME: Final = 256  # characters
@@ -32,8 +32,9 @@ class Heartbeat(Struct, array_like=True, frozen=True):
     utilization: _Amount = 0.0  # work over what the pod can carry; above 1 when some of it waits
     capacity: _Amount = 1.0  # KV tokens of what may run at once
     why: Annotated[str, Meta(max_length=64)] = ""  # it is not serving
-    asked: _Amount = 0.0  # work of first attempts that came to it within 10 s
-    retried: _Amount = 0.0  # and of what it tried again
+    pace: tuple[_Count, _Amount, _Count, _Amount] = (0, 0.0, 0, 0.0)  # `gray.Pace` of its last second
+    answers: _Count = 0  # of its engine in the last interval of outlier detection,
+    successes: _Count = 0  # and how many of them were none of its failures
 
 
 _decode: Final = msgspec.msgpack.Decoder(Heartbeat).decode

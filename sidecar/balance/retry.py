@@ -27,7 +27,7 @@ _PATIENCE: Final = 2.0
 class RetryBudget:
     """See the file head. Costs in tokens of work, `now` in monotonic seconds."""
 
-    __slots__ = ("_asked", "_count", "_factor", "_retried", "_second", "ratio", "refused")
+    __slots__ = ("_asked", "_count", "_factor", "_posted", "_retried", "_second", "ratio", "refused")
 
     def __init__(self, ratio: float) -> None:
         self.ratio = ratio
@@ -37,12 +37,14 @@ class RetryBudget:
         self._asked = [0.0] * _WINDOW
         self._count = [0] * _WINDOW
         self._retried = [0.0] * _WINDOW
+        self._posted = (0.0, 0.0)  # since `take`
 
     def deposit(self, cost: float, now: float) -> None:
         """A first attempt."""
         at = self._turn(now)
         self._asked[at] += cost
         self._count[at] += 1
+        self._posted = (self._posted[0] + cost, self._posted[1])
 
     def withdraw(self, cost: float, now: float) -> bool:
         """Whether a retry of this cost may be; then it counts."""
@@ -52,17 +54,17 @@ class RetryBudget:
         if sum(self._retried) + cost > self._factor * (self.ratio * asked + reserve):
             self.refused += 1
             return False
-        self._retried[at] += cost
+        self._spend(at, cost)
         return True
 
     def owe(self, cost: float, now: float) -> None:
         """What moves without asking."""
-        self._retried[self._turn(now)] += cost
+        self._spend(self._turn(now), cost)
 
-    def totals(self, now: float) -> tuple[float, float]:
-        """Work of first attempts and of retries, in the window."""
-        self._turn(now)
-        return sum(self._asked), sum(self._retried)
+    def take(self) -> tuple[float, float]:
+        """Work of first attempts and of retries since this was asked last: for the mesh's sum."""
+        taken, self._posted = self._posted, (0.0, 0.0)
+        return taken
 
     def hear(self, asked: float, retried: float) -> None:
         """The same of the whole mesh."""
@@ -71,6 +73,10 @@ class RetryBudget:
             self._factor = 1.0
         else:
             self._factor = self.ratio / part if part <= 2 * self.ratio else 0.0
+
+    def _spend(self, at: int, cost: float) -> None:
+        self._retried[at] += cost
+        self._posted = (self._posted[0], self._posted[1] + cost)
 
     def _turn(self, now: float) -> int:
         """Forget what is old; the place of this second."""

@@ -34,6 +34,10 @@ class Catalog:
     def __len__(self) -> int:
         return len(self._labels)
 
+    def names(self) -> tuple[str, ...]:
+        """What the engine lists. Safe to ask from any thread."""
+        return tuple(self._labels)
+
     def label(self, name: str) -> str:
         """The bounded name of `name`."""
         return self._labels.get(name, OTHER)

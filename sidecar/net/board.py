@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.flow.news import News, decode, encode
+from sidecar.net.pauses import LONGEST_S, Pauses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from sidecar.net.complaints import Complaints
 
 EVERY_S: Final = 0.05
-_PAUSE_S: Final = 0.5  # before another channel is opened; twice as long each time,
-_PATIENCE_S: Final = 10.0  # up to this
-_JITTER: Final = 0.5  # a whole mesh loses its channels at once
 
 log = logging.getLogger("headgate.board")
 
@@ -64,12 +62,12 @@ class Board:
 
     async def run(self) -> None:
         """Share for ever."""
-        pause, complained = _PAUSE_S, False
+        pauses, complained = Pauses(self._clock), False
         while True:
             began = self._clock.now()
             try:
                 await self._share(self._line)
-                pause = _PAUSE_S
+                pauses.reset()
                 continue
             except Exception as error:
                 if self.connected or not complained:
@@ -77,10 +75,9 @@ class Board:
                 complained = True
             finally:
                 self.connected = False
-            if self._clock.now() - began > _PATIENCE_S:
-                pause = _PAUSE_S
-            await asyncio.sleep(self._clock.jitter(pause, _JITTER))
-            pause = min(pause * 2, _PATIENCE_S)
+            if self._clock.now() - began > LONGEST_S:
+                pauses.reset()
+            await pauses.wait()
 
     async def _share(self, opener: Callable[[], Line]) -> None:
         """Until it fails, or is to go through another channel."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sidecar.balance.fleet import Fleet
+    from sidecar.balance.heartbeat import Heartbeat
     from sidecar.clock import Clock
     from sidecar.stages.hop import Hop
 
@@ -35,7 +36,7 @@ log = logging.getLogger("headgate.peers")
 
 
 class Peers:
-    """Asks those in `listed`, and, while `is_alone`, those that the fleet knows."""
+    """Asks those in `listed`, and, while `is_alone`, those that the fleet knows; `know` hears of it."""
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Peers:
         clock: Clock,
         listed: Sequence[Address],
         is_alone: Callable[[], bool],
+        know: Callable[[Heartbeat], None],
     ) -> None:
         self._fleet = fleet
         self._hop = hop
@@ -52,6 +54,7 @@ class Peers:
         self._clock = clock
         self._listed = listed
         self._is_alone = is_alone
+        self._know = know
         self._missed: dict[Address, int] = {}
         self._ourselves: set[Address] = set()  # one list may serve all pods
         self._free = asyncio.Semaphore(_AT_ONCE)
@@ -81,7 +84,7 @@ class Peers:
                 self._no_answer(address, error)
                 return
         self._missed[address] = 0
-        self._fleet.hear(replace(heartbeat, address=str(address)), self._clock.now())
+        self._know(replace(heartbeat, address=str(address)))
 
     def _no_answer(self, address: Address, error: Exception) -> None:
         self._missed[address] = missed = self._missed.get(address, 0) + 1

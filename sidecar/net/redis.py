@@ -1,22 +1,26 @@
-"""A channel of Redis that one talks and listens on.
+"""What a sidecar uses of Redis: a channel that one talks and listens on, and a script that is run.
 
-Two connections of redis-py, without its retries: whatever fails raises here at once, and who uses the
-channel opens another. A connection that died without a word is noticed by asking for a sign of life.
+Connections of redis-py, without its retries: whatever fails raises here at once, and who uses it opens
+another. A listening connection that died without a word is noticed by asking for a sign of life.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.asyncio import Redis as Client
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
 
 from sidecar.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar.settings import Redis
 
 _WITHIN_S: Final = 5.0  # for one call. Nobody waits for it, so a busy event loop must not end a connection
@@ -62,6 +66,29 @@ class Channel:
     async def close(self) -> None:
         """Both connections."""
         await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+        await self._client.aclose()
+
+
+class Script:
+    """`source` in Lua on `keys`, at the Redis that is configured. Connects when it is run."""
+
+    def __init__(self, redis: Redis, source: str, keys: Sequence[str]) -> None:
+        self._source = source
+        self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self._keys = keys
+        self._client = _client(redis)
+
+    async def run(self, arguments: Sequence[bytes]) -> list[Any]:
+        """What it returns; one call, and one more where the server does not know the script yet."""
+        rest = (len(self._keys), *self._keys, *arguments)
+        try:
+            result: list[Any] = await self._client.execute_command("EVALSHA", self._digest, *rest)  # type: ignore[no-untyped-call]
+        except NoScriptError:
+            result = await self._client.execute_command("EVAL", self._source, *rest)  # type: ignore[no-untyped-call]
+        return result
+
+    async def close(self) -> None:
+        """Its connection."""
         await self._client.aclose()
 
 

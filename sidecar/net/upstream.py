@@ -313,7 +313,8 @@ class Upstream(asyncio.Protocol):
 
     def _goes_elsewhere(self, x: Exchange, head: ResponseHead, failure: str) -> bool:
         """Another place is found for `x`, and what came of this answer is forgotten."""
-        x.refused_by = head.noted.get(b"x-headgate-reason", b"")
+        noted = head.noted
+        x.refused_by = noted.get(b"x-headgate-reason") or noted.get(b"retry-after", b"")
         x.upstream = None  # its next attempt may begin at once
         if not x.pipeline.recovers(x, failure, head.status):
             x.upstream = self

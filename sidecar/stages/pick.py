@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sidecar.balance.retry import FirstTokens, RetryBudget
     from sidecar.clock import Alarms, Clock
     from sidecar.settings import Config
+    from sidecar.stages.judge import Judge
     from sidecar.telemetry.metrics import Metrics
 
 log = logging.getLogger("headgate.pick")
@@ -46,6 +47,7 @@ class Pick(Stage):
         progress: Progress,
         budget: RetryBudget,
         first_tokens: FirstTokens,
+        judge: Judge,
         metrics: Metrics,
         clock: Clock,
         alarms: Alarms,
@@ -68,6 +70,7 @@ class Pick(Stage):
         self._was_healthy = fleet.own.healthy
         self._budget = budget
         self._first_tokens = first_tokens
+        self._judge = judge
         self._metrics = metrics
         self._clock = clock
         self._alarms = alarms
@@ -102,6 +105,8 @@ class Pick(Stage):
             endpoint.sample(took, now)
             if x.stream and x.status == 200:
                 self._first_tokens.add(took)
+                if not endpoint.is_peer:
+                    self._judge.on_first_token(x)
 
     def on_complete(self, x: Exchange) -> None:
         endpoint = x.endpoint
@@ -111,6 +116,8 @@ class Pick(Stage):
                 endpoint.moved += 1
             outcome = x.failure or x.reason or ("ok" if x.status < 500 else "status")
             self._metrics.attempted("peer" if endpoint.is_peer else "engine", outcome)
+            if x.is_work:
+                self._judge.on_attempt(x, endpoint)
 
     def recover(self, x: Exchange) -> bool:
         """Send `x`, whose attempt failed as it says, to another pod; False: there is none for it."""

@@ -39,6 +39,8 @@ GaugeName = Literal[
     "headgate_refused_remembered",
     "headgate_board_connected",
     "headgate_board_dropped_entries",
+    "headgate_mesh_connected",
+    "headgate_mesh_peers",
     "headgate_connections",
     "headgate_buffered_bytes",
     "headgate_loop_lag_seconds",
@@ -98,6 +100,12 @@ ATTEMPTS: Final = Metric(
     "Attempts, by where they went and what became of them; requests are counted in headgate_requests_total",
     ("to", "outcome"),
 )
+SUSPECTED: Final = Metric(
+    "headgate_outlier_suspicions_total", "How often an engine was found to be worse than its peers", ("why",)
+)
+EJECTED: Final = Metric(
+    "headgate_outlier_ejections_total", "How often the engine beside us was ejected for it", ("why",)
+)
 INFO: Final = Metric("headgate_info", "The running version, and whether it is compiled")
 GAUGES: Final[dict[GaugeName, Metric]] = {
     "headgate_in_flight": Metric("headgate_in_flight", "Requests that the engine is working on"),
@@ -128,6 +136,10 @@ GAUGES: Final[dict[GaugeName, Metric]] = {
     "headgate_board_dropped_entries": Metric(
         "headgate_board_dropped_entries", "Refusals and returns that peers were not told of"
     ),
+    "headgate_mesh_connected": Metric(
+        "headgate_mesh_connected", "1 while the mesh's blackboard answers; 0 also without a mesh"
+    ),
+    "headgate_mesh_peers": Metric("headgate_mesh_peers", "Other pods of the mesh that are known"),
     "headgate_connections": Metric("headgate_connections", "Open connections", ("side",)),
     "headgate_buffered_bytes": Metric("headgate_buffered_bytes", "Bytes of bodies held in memory"),
     "headgate_loop_lag_seconds": Metric("headgate_loop_lag_seconds", "How late the event loop runs"),
@@ -222,7 +234,7 @@ class Metrics(Collector):
         self._series: dict[tuple[str, str, str], Series] = {}
         self._latencies: dict[tuple[str, str], Latencies] = {}
         self._counts: dict[Metric, dict[tuple[str, ...], int]] = {
-            row: {} for row in (CORRECTED, SHADOWED, PREEMPTIONS, ANOMALIES, ATTEMPTS)
+            row: {} for row in (CORRECTED, SHADOWED, PREEMPTIONS, ANOMALIES, ATTEMPTS, SUSPECTED, EJECTED)
         }
         self._errors: dict[str, Distribution] = {}
         self._registry = registry = CollectorRegistry()
@@ -257,6 +269,14 @@ class Metrics(Collector):
     def attempted(self, to: str, outcome: str) -> None:
         """An attempt at an engine or at a peer is over."""
         self._add(ATTEMPTS, (to, outcome))
+
+    def suspected(self, why: str) -> None:
+        """An engine is an outlier, as far as can be told."""
+        self._add(SUSPECTED, (why,))
+
+    def ejected(self, why: str) -> None:
+        """The engine beside us is ejected."""
+        self._add(EJECTED, (why,))
 
     def predicted(self, cls: str, seconds: float, actual: float) -> None:
         """The first token was to come in `seconds` and came after `actual`."""

@@ -125,7 +125,8 @@ def test_endpoints(admin: Admin) -> None:
     admin.app.plane.engine_load.hear(EngineLoad(admin.app.plane.clock.now() - 2, kv_used=0.5))
     (found,) = admin.json("GET", "/debug/endpoints")
     load = found.pop("load")
-    assert found == {"address": "127.0.0.1:8000", "healthy": False, "in_flight": 3}
+    assert (found["address"], found["kind"], found["state"]) == ("127.0.0.1:8000", "engine", "down")
+    assert (found["healthy"], found["in_flight"], found["ejected"]) == (False, 3, False)
     assert (load["kv_used"], load["waiting"], load["age_s"], load["counted_age_s"]) == (0.5, None, 2.0, None)
 
 

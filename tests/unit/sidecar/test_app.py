@@ -8,11 +8,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sidecar.app import App
 from sidecar.errors import ConfigError
+from sidecar.net.probe import HttpProber, TcpProber
+from sidecar.net.probe_grpc import GrpcProber
 from sidecar.net.timers import TICK_S, Timers
+from sidecar.values import Address
 from tests.harness.clock import FakeClock
 from tests.unit.sidecar.pod import CHUNKED, WITHIN_S, Caller, Pod, chunk, in_loop, until
 
@@ -120,6 +124,75 @@ def test_without_checks_an_engine_is_taken_as_it_is(pod: Pod, log: pytest.LogCap
             await until(lambda: "the new configuration is in force" in log.text)
             assert app.plane.unready() is None
             assert len(app._watchers) == 2, "its models and its load"
+
+    in_loop(scenario())
+
+
+def test_each_kind_of_check_has_its_prober(pod: Pod) -> None:
+    def prober(health: str) -> object:
+        return pod.app(engine=f", health: {{{health}}}")._prober()
+
+    http = prober("kind: http, path: /well, timeout_s: 3, expected_statuses: [204]")
+    assert isinstance(http, HttpProber)
+    assert (http._path, http._timeout_s, http._expected) == ("/well", 3.0, (204,))
+    tcp = prober("kind: tcp, timeout_s: 3")
+    assert isinstance(tcp, TcpProber)
+    assert tcp._timeout_s == 3.0
+    assert prober("kind: none") is None
+
+    async def grpc(health: str) -> None:
+        asked = prober("kind: grpc, service: engine, timeout_s: 3" + health)
+        assert isinstance(asked, GrpcProber)
+        assert (asked._request.service, asked._timeout_s, asked._watch) == ("engine", 3.0, not health)
+        await asked.close()
+
+    in_loop(grpc(""))
+    in_loop(grpc(", watch: off"))
+
+
+def test_an_engine_whose_telemetry_is_lost_stays_well(pod: Pod, log: pytest.LogCaptureFixture) -> None:
+    """Its metrics and its models are a convenience, and no sign of life."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET /health "):
+            asked.append(head)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    asked: list[bytes] = []
+
+    async def scenario() -> None:
+        async with (
+            await asyncio.start_unix_server(answer, f"{pod.folder}/engine"),
+            pod.serving(engine=CHECKED % 0.01 + ", metrics: {interval_s: 0.01}") as app,
+        ):
+            await until(lambda: app.plane.unready() is None)
+            await until(lambda: "load of engine" in log.text and "list of models" in log.text)
+            seen = len(asked)
+            await until(lambda: len(asked) > seen + 3)
+            assert app.plane.unready() is None
+            assert app.plane.services() == {"": True, "engine": True}
+        assert log.text.count(" is healthy ") == 1
+        assert " is out " not in log.text
+
+    in_loop(scenario())
+
+
+def test_who_asks_after_a_drain_at_the_start_hears_of_it(pod: Pod) -> None:
+    async def scenario() -> None:
+        app = pod.app()
+        app.plane.config = msgspec.structs.replace(
+            app.plane.config, health_listen=Address("127.0.0.1", 0), drain_s=0.1
+        )
+        app._start_health()
+        assert app._health is not None
+        assert app._health._servicer.said["engine"] == 1
+        app._health.stop()
+        app.plane.lifecycle.draining = True
+        app._start_health()
+        assert set(app._health._servicer.said.values()) == {2}
+        app._health.stop()
 
     in_loop(scenario())
 

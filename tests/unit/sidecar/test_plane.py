@@ -183,6 +183,31 @@ def test_why_new_work_is_not_welcome(plane: Plane) -> None:
     assert plane.unready() == "draining"
 
 
+def test_the_services_are_the_pod_its_engine_and_its_models(plane: Plane) -> None:
+    assert plane.services() == {"": True, "engine": True}
+    plane.catalog.load(b'{"data": [{"id": "llama"}, {"id": "sql", "parent": "llama"}, {"id": "engine"}]}')
+    assert plane.services() == {"": True, "engine": True, "llama": True, "sql": True}
+    plane.lifecycle.lagging = True
+    assert plane.services() == {"": False, "engine": True, "llama": False, "sql": False}
+    plane.lifecycle.lagging = False
+    plane.endpoint.healthy = False
+    assert plane.services() == {"": False, "engine": False, "llama": False, "sql": False}
+    plane.catalog.load(b'{"data": []}')
+    assert plane.services() == {"": False, "engine": False}
+
+
+def test_a_pod_that_is_full_serves_all_the_same() -> None:
+    """Else its balancer would send everybody to the others, and these would be full next."""
+    wire = Wire("admission: {max_in_flight: 1, max_queue: 1}")
+    wire.lifecycle.serving = True
+    wire.lifecycle.beat = wire.clock.now()
+    wire.plane.catalog.load(b'{"data": [{"id": "llama"}]}')
+    wire.client() >> post()
+    wire.client() >> post()
+    assert (wire.client() >> post()).answer(b"POST").reason == "queue_full"
+    assert wire.plane.services() == {"": True, "engine": True, "llama": True}
+
+
 def test_a_loop_that_says_nothing_is_late(plane: Plane) -> None:
     """Nobody has to tell: whoever asks sees when it last turned."""
     clock(plane).advance(1.5)  # max_loop_lag_ms and a second
@@ -254,6 +279,8 @@ def test_the_gauges_show_what_there_is() -> None:
         "refused_remembered": 1,
         "board_connected": 0,  # the owner of the mesh knows
         "board_dropped_entries": 0,
+        "mesh_connected": 0,
+        "mesh_peers": 0,
         "downstream": 6,
         "upstream": 2,
         "buffered_bytes": 600,

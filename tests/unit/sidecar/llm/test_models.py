@@ -35,6 +35,7 @@ def test_a_new_listing_replaces_the_old_one() -> None:
     found = catalog({"id": "old"})
     found.load(b'{"data": [{"id": "new"}]}')
     assert [found.label(name) for name in ("old", "new")] == ["other", "new"]
+    assert found.names() == ("new",)
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,22 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from sidecar.balance.endpoint import Endpoint
 from sidecar.balance.health import Check
+from sidecar.clock import Clock
 from sidecar.errors import ProtocolError
+from sidecar.faults import Health
 from sidecar.llm.models import Catalog
-from sidecar.net.probe import HttpProber, fetch, watch_health, watch_models
+from sidecar.net.probe import HttpProber, TcpProber, fetch, watch_health, watch_models
 from sidecar.values import Address
-from tests.harness.clock import run
+from tests.harness.clock import FakeClock, run
 from tests.harness.engine import answer, chunked, ok
 
 CHUNKED = b"transfer-encoding: chunked"
@@ -70,6 +74,61 @@ def test_nobody_there() -> None:
         async with engine(ok()) as (address, _):
             pass
         assert await HttpProber(address, "/health", 1.0).check() is Check.UNREACHABLE
+        assert await TcpProber(address, 1.0).check() is Check.UNREACHABLE
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "check"),
+    [
+        (200, (200, 204), Check.SERVING),
+        (204, (200, 204), Check.SERVING),
+        (204, (200,), Check.NOT_SERVING),
+        (200, (429,), Check.NOT_SERVING),
+        (429, (429,), Check.SERVING),
+    ],
+)
+def test_which_statuses_are_expected(status: int, expected: tuple[int, ...], check: Check) -> None:
+    async def main() -> None:
+        async with engine(answer(b"%d Said" % status, b"", b"content-length: 0")) as (address, _):
+            assert await HttpProber(address, "/health", 1.0, expected).check() is check
+
+    run(main())
+
+
+def test_a_connection_is_enough_for_a_tcp_check(tmp_path: Path) -> None:
+    async def main() -> None:
+        served = asyncio.Semaphore(0)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            assert await reader.read() == b"", "nothing is sent"
+            writer.close()
+            await writer.wait_closed()
+            served.release()
+
+        path = str(tmp_path / "engine")
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+            assert await TcpProber(address, 1.0).check() is Check.SERVING
+            await served.acquire()
+        async with await asyncio.start_unix_server(serve, path):
+            assert await TcpProber(Address(path=path), 1.0).check() is Check.SERVING
+            await served.acquire()
+
+    run(main())
+
+
+def test_a_tcp_check_does_not_wait_for_ever() -> None:
+    """A backlog of none that is taken: further connections neither succeed nor fail."""
+
+    async def main() -> None:
+        with socket.socket() as listener, socket.socket() as first:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            first.connect(listener.getsockname())
+            address = Address(*listener.getsockname())
+            assert await TcpProber(address, 1.0).check() is Check.UNREACHABLE
 
     run(main())
 
@@ -92,13 +151,16 @@ def test_fetching() -> None:
 
 
 class Results:
-    """A prober that finds what it is told, and ends the watch after that."""
+    """A prober that finds what it is told, and ends the watch after that; `hears` comes by itself."""
 
-    def __init__(self, endpoint: Endpoint, *results: Check) -> None:
+    def __init__(self, endpoint: Endpoint, *results: Check, hears: dict[float, Check] | None = None) -> None:
         self._results: Iterator[Check] = iter(results)
         self._endpoint = endpoint
         self._asked: list[float] = []
+        self._hears = hears or {}
+        self.takes_s = 0.0  # each check
         self.verdicts: list[bool] = []  # at each check, of what was found before
+        self.closed = False
 
     @property
     def pauses(self) -> list[float]:
@@ -106,52 +168,139 @@ class Results:
         return [after - before for before, after in pairwise(self._asked)]
 
     async def close(self) -> None:
-        pass
+        self.closed = True
+
+    async def follow(self, hear: Callable[[Check], None], clock: Clock) -> None:
+        began = asyncio.get_running_loop().time()
+        for at, result in self._hears.items():
+            await asyncio.sleep(began + at - asyncio.get_running_loop().time())
+            hear(result)
 
     async def check(self) -> Check:
         self._asked.append(asyncio.get_running_loop().time())
         self.verdicts.append(self._endpoint.healthy)
+        await asyncio.sleep(self.takes_s)
         for result in self._results:
             return result
         raise asyncio.CancelledError
 
 
-async def watched(prober: Results, endpoint: Endpoint, interval_s: float) -> None:
+async def watched(prober: Results, endpoint: Endpoint, health: Health) -> None:
     with contextlib.suppress(asyncio.CancelledError):
-        await watch_health(prober, endpoint, interval_s)
+        await watch_health(prober, endpoint, health, FakeClock())
+    assert prober.closed
+
+
+S, N, U = Check.SERVING, Check.NOT_SERVING, Check.UNREACHABLE
 
 
 def test_watching_health() -> None:
     endpoint = Endpoint("127.0.0.1", 1)
-    s, n, u = Check.SERVING, Check.NOT_SERVING, Check.UNREACHABLE
-    prober = Results(endpoint, u, s, u, s, u, u, n, s, n)
-    run(watched(prober, endpoint, 5.0))
+    prober = Results(endpoint, U, S, U, S, U, U, N, S, N)
+    run(watched(prober, endpoint, Health(interval_s=5.0)))
     assert prober.verdicts == [True, False, True, True, True, True, False, False, True, False]
-    soon, usual = pytest.approx(0.2), pytest.approx(5.0, abs=0.21)
+    soon, usual = pytest.approx(0.2), pytest.approx(5.0)
     assert prober.pauses == [soon, usual, soon, usual, soon, soon, soon, usual, soon]
     assert not endpoint.healthy
+
+
+def test_every_pause_has_its_key() -> None:
+    endpoint = Endpoint("127.0.0.1", 1)
+    prober = Results(endpoint, S, U, U, U, S, S, S)
+    health = Health(
+        interval_s=8,
+        unhealthy_threshold=2,
+        healthy_threshold=2,
+        unhealthy_interval_s=4,
+        unhealthy_edge_interval_s=2,
+        healthy_edge_interval_s=1,
+    )
+    run(watched(prober, endpoint, health))
+    assert prober.verdicts == [True, True, True, False, False, False, True, True]
+    assert prober.pauses == [pytest.approx(pause) for pause in (8, 2, 4, 4, 1, 8, 8)]
+
+
+@pytest.mark.parametrize(
+    ("health", "pauses"),
+    [
+        # Envoy's: the edge intervals are those of the verdict they lead from.
+        (Health(interval_s=8, healthy_threshold=2), [8, 0.2, 0.2, 8, 8]),
+        (Health(interval_s=8, healthy_threshold=2, unhealthy_interval_s=4), [8, 4, 4, 8, 8]),
+        (Health(interval_s=8, healthy_threshold=2, unhealthy_edge_interval_s=4), [8, 4, 0.2, 8, 8]),
+        (Health(interval_s=0.1, healthy_threshold=2), [0.1] * 5),
+        (Health(interval_s=8, healthy_threshold=2, interval_jitter_percent=50), [12, 0.3, 0.3, 12, 12]),
+    ],
+)
+def test_what_a_pause_is_that_is_not_said(health: Health, pauses: list[float]) -> None:
+    endpoint = Endpoint("127.0.0.1", 1)
+    prober = Results(endpoint, S, U, U, S, S)
+    run(watched(prober, endpoint, health))
+    assert prober.pauses == [pytest.approx(pause) for pause in pauses]
+
+
+def test_the_first_check_may_wait() -> None:
+    async def main(initial_jitter_s: float) -> float:
+        endpoint = Endpoint("127.0.0.1", 1)
+        prober = Results(endpoint)
+        await watched(prober, endpoint, Health(initial_jitter_s=initial_jitter_s))
+        return prober._asked[0]
+
+    assert run(main(3.0)) == pytest.approx(3.0)
+    assert run(main(0.0)) == 0.0
 
 
 @pytest.mark.parametrize("interval_s", [0.05, 0.2])
 def test_a_short_interval_is_never_exceeded(interval_s: float) -> None:
     endpoint = Endpoint("127.0.0.1", 1)
-    prober = Results(endpoint, Check.SERVING, Check.UNREACHABLE, Check.SERVING)
-    run(watched(prober, endpoint, interval_s))
+    prober = Results(endpoint, S, U, S)
+    run(watched(prober, endpoint, Health(interval_s=interval_s)))
     assert prober.pauses == [pytest.approx(interval_s)] * 3
 
 
 def test_a_refused_connection_is_a_reason_to_ask_at_once() -> None:
     endpoint = Endpoint("127.0.0.1", 1)
-    prober = Results(endpoint, Check.SERVING, Check.SERVING)
+    prober = Results(endpoint, S, S)
 
     async def main() -> None:
-        watch = asyncio.ensure_future(watched(prober, endpoint, 60.0))
+        watch = asyncio.ensure_future(watched(prober, endpoint, Health(interval_s=60)))
         await asyncio.sleep(10.05)
         endpoint.refused += 1
         await watch
 
     run(main())
-    assert prober.pauses == [pytest.approx(10.2), pytest.approx(60.0, abs=0.21)]
+    assert prober.pauses == [pytest.approx(10.2), pytest.approx(60.0)]
+
+
+def test_many_refused_connections_are_no_reason_to_ask_all_the_time() -> None:
+    endpoint = Endpoint("127.0.0.1", 1)
+    prober = Results(endpoint, *[S] * 10)
+
+    async def main() -> None:
+        watch = asyncio.ensure_future(watched(prober, endpoint, Health(interval_s=60)))
+        while not watch.done():
+            endpoint.refused += 1
+            await asyncio.sleep(0.01)
+
+    run(main())
+    assert prober.pauses == [pytest.approx(0.2)] * 10
+
+
+def test_what_is_heard_between_two_checks_counts_at_once() -> None:
+    endpoint = Endpoint("127.0.0.1", 1)
+    prober = Results(endpoint, S, S, S, hears={12.0: N})
+    run(watched(prober, endpoint, Health(interval_s=10)))
+    assert prober.verdicts == [True, True, False, True]
+    # The pause in which it is heard becomes one for an engine that is ill: it is checked at once.
+    assert prober.pauses == [pytest.approx(10), pytest.approx(2, abs=0.21), pytest.approx(10)]
+
+
+def test_a_check_that_was_overtaken_by_news_does_not_count() -> None:
+    endpoint = Endpoint("127.0.0.1", 1)
+    prober = Results(endpoint, S, S, hears={0.5: N})
+    prober.takes_s = 1.0
+    run(watched(prober, endpoint, Health(interval_s=10)))
+    assert prober.verdicts == [True, False, True]
+    assert prober.pauses == [pytest.approx(1.2), pytest.approx(11)]
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -159,8 +308,8 @@ def test_the_verdict_is_kept_until_the_first_result(before: bool) -> None:
     """A reload asks anew, and must neither open nor close the pod for it."""
     endpoint = Endpoint("127.0.0.1", 1)
     endpoint.healthy = before
-    prober = Results(endpoint, Check.UNREACHABLE if before else Check.SERVING)
-    run(watched(prober, endpoint, 5.0))
+    prober = Results(endpoint, U if before else S)
+    run(watched(prober, endpoint, Health()))
     assert prober.verdicts == [before, not before]
 
 
