@@ -49,13 +49,13 @@ def hung() -> Progress:
 )
 def test_so_long_nothing_may_be_seen(gap_s: float, prompts_s: float, allowed: float) -> None:
     it = progress(moved=False)
-    look(it, 0.0, moved=True, prompts_s=prompts_s)
-    assert it.allowed_s(gap_s) == pytest.approx(allowed)
-    assert not look(it, allowed - 0.01, gap_s=gap_s)
+    look(it, 0.0, moved=True, prompts_s=prompts_s, gap_s=gap_s)
+    assert it.allowed_s == pytest.approx(allowed)
+    assert not look(it, allowed - 0.01)
     assert not it.hung
-    assert look(it, allowed + 0.01, gap_s=gap_s)
+    assert look(it, allowed + 0.01)
     assert it.hung
-    assert not look(it, allowed + 5, gap_s=gap_s), "said once"
+    assert not look(it, allowed + 5), "said once"
 
 
 def test_progress_begins_the_wait_anew() -> None:
@@ -77,19 +77,27 @@ def test_what_it_is_given_while_it_stands_is_no_excuse() -> None:
     it = progress()
     look(it, 0.9, prompts_s=6.0)  # within a second
     look(it, 1.1, prompts_s=600.0)
-    assert it.allowed_s(0.0) == 12.0
+    assert it.allowed_s == 12.0
     look(it, 0.95, prompts_s=1.0)
-    assert it.allowed_s(0.0) == 12.0, "what is computed meanwhile was owed all the same"
+    assert it.allowed_s == 12.0, "what is computed meanwhile was owed all the same"
+
+
+def test_that_it_stands_is_no_excuse() -> None:
+    """Whoever measures the time between tokens sees it grow."""
+    it = progress()
+    for after in range(1, 11):
+        assert not look(it, after, gap_s=0.1 * after)
+    assert look(it, 10.1, gap_s=1.0)
 
 
 def test_the_prompts_of_old_work_are_no_excuse_for_new() -> None:
     it = progress()
     look(it, 0.5, prompts_s=600.0)
     look(it, 1.0, busy=False)
-    assert it.allowed_s(0.0) == LEAST
+    assert it.allowed_s == LEAST
     look(it, 1.5, prompts_s=600.0)
     look(it, 2.0, moved=True, prompts_s=0.0)
-    assert it.allowed_s(0.0) == LEAST
+    assert it.allowed_s == LEAST
 
 
 def test_its_first_token_ever_may_need_compiling() -> None:
@@ -97,11 +105,11 @@ def test_its_first_token_ever_may_need_compiling() -> None:
     assert not look(it, FIRST - 1)
     assert look(it, FIRST + 1)
     assert look(it, FIRST + 2, moved=True)
-    assert it.allowed_s(0.0) == LEAST
+    assert it.allowed_s == LEAST
 
 
 def test_the_first_use_is_not_shorter_than_any_other() -> None:
-    assert Progress(LEAST, 1.0, NOW).allowed_s(0.0) == LEAST
+    assert Progress(LEAST, 1.0, NOW).allowed_s == LEAST
 
 
 def test_it_is_well_with_the_first_progress() -> None:
@@ -152,6 +160,6 @@ def test_one_that_was_started_again_is_another() -> None:
     assert it.hung
     it.begin_anew(NOW + 1400)
     assert not it.hung
-    assert it.allowed_s(0.0) == FIRST, "it compiles again, and owes nothing"
+    assert it.allowed_s == FIRST, "it compiles again, and owes nothing"
     assert not look(it, 1400 + FIRST - 1)
     assert look(it, 1400 + FIRST + 1)
