@@ -131,6 +131,7 @@ def test_a_peer_takes_the_models_that_it_has(models: tuple[str, ...], model: str
     ("field", "value"),
     [
         ("state", "down"),
+        ("state", "ejected"),
         ("state", "draining"),
         ("healthy", False),
         ("hung", True),
@@ -252,3 +253,19 @@ def test_the_engine_beside_us_takes_what_it_can() -> None:
     assert it.own_takes(NOW + 0.5)
     it.own.hung = True
     assert not it.own_takes(NOW + 0.5)
+
+
+def test_while_we_leave_nothing_new_is_for_it() -> None:
+    it = fleet()
+    it.leaving = True
+    assert not it.own_takes(NOW)
+
+
+@pytest.mark.parametrize(
+    ("draw", "utilization", "takes"),
+    [(0.2, 0.5, True), (0.25, 0.5, False), (0.9, 0.5, False), (0.9, 1.0, True)],
+)
+def test_it_may_have_a_share_while_a_peer_has_room(draw: float, utilization: float, takes: bool) -> None:
+    it = fleet(says(utilization=utilization), chance=drawn(draw))
+    it.share = 0.25
+    assert it.own_takes(NOW) is takes

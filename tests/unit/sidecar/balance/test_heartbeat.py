@@ -15,8 +15,9 @@ FULL = Heartbeat(
     utilization=1.5,
     capacity=120_000.0,
     why="the engine is not healthy",
-    asked=10.5,
-    retried=0.5,
+    pace=(5, 0.25, 7, 1.5),
+    answers=9,
+    successes=8,
 )
 WORDS = list(msgspec.structs.astuple(FULL))
 PLACES = {name: place for place, name in enumerate(Heartbeat.__struct_fields__)}
@@ -30,9 +31,9 @@ def test_what_is_said_is_understood() -> None:
 
 def test_the_order_of_the_fields_is_the_agreement() -> None:
     """New ones come at the end."""
-    assert Heartbeat.__struct_fields__[:11] == (
+    assert Heartbeat.__struct_fields__[:12] == (
         "pod", "address", "state", "models", "waiting", "running", "utilization", "capacity", "why",
-        "asked", "retried",
+        "pace", "answers", "successes",
     )  # fmt: skip
 
 
@@ -64,8 +65,10 @@ def test_an_older_version_says_less() -> None:
         ("capacity", float("nan")),
         ("capacity", 1e16),
         ("why", "w" * 65),
-        ("asked", -1.0),
-        ("retried", float("nan")),
+        ("pace", [0, 0.0, 0]),
+        ("pace", [0, float("nan"), 0, 0.0]),
+        ("answers", -1),
+        ("successes", 10**12 + 1),
     ],
 )
 def test_what_is_out_of_bounds_is_refused(field: str, value: object) -> None:
@@ -95,7 +98,9 @@ def test_what_is_too_long_is_not_even_read() -> None:
 def test_whatever_an_engine_calls_its_models_the_pod_is_heard() -> None:
     """Names are the engine's, and a pod whose heartbeat is refused would be lost for its mesh."""
     longest = tuple("\u00e9" * 254 + f"{n:02}" for n in range(MAX_MODELS))
-    worst = Heartbeat("p" * 128, "a" * 300, "draining", longest, 10**12, 10**12, 1e15, 1e15, "w" * 64)
+    most = 10**12, 1e15
+    load = most[0], most[0], most[1], most[1]
+    worst = Heartbeat("p" * 128, "a" * 300, "draining", longest, *load, "w" * 64, most * 2, *load[:2])
     assert decode(encode(worst)) == worst
     unheard = Heartbeat("pod-1", "", "serving", ("short", "m" * 257))
     assert decode(encode(unheard)).models == ("short",)

@@ -1,5 +1,7 @@
 """What may be tried again, and when."""
 
+import copy
+
 import pytest
 
 from sidecar.balance.retry import RESERVE, FirstTokens, RetryBudget, pause_s
@@ -29,7 +31,8 @@ def test_a_part_of_the_first_attempts_and_a_reserve(first: int, retries: int) ->
     budget = asked(first)
     assert granted(budget) == retries
     assert budget.refused == 1
-    assert budget.totals(NOW) == (first * 100.0, retries * 100.0)
+    assert budget.take() == (first * 100.0, retries * 100.0)
+    assert budget.take() == (0.0, 0.0), "the mesh adds up what is new"
 
 
 def test_it_is_work_that_counts() -> None:
@@ -53,19 +56,24 @@ def test_retries_are_forgotten_as_well(after: float, retries: int) -> None:
 
 
 def test_the_window_slides_second_by_second() -> None:
-    budget = RetryBudget(RATIO)
+    budget = RetryBudget(1.0)
+
+    def asked_lately(now: float) -> int:
+        return granted(copy.deepcopy(budget), 1.0, now) - RESERVE
+
     for second in range(25):
         budget.deposit(1.0, NOW + second)
-        assert budget.totals(NOW + second)[0] == min(second + 1, 10)
-    assert [budget.totals(NOW + 24 + gap)[0] for gap in (0, 1, 4, 9, 10)] == [10, 9, 6, 1, 0]
-    budget.deposit(1.0, NOW + 24 + 10 + 1000 * 10)  # the same place, much later
-    assert budget.totals(NOW + 24 + 10 + 1000 * 10) == (1.0, 0.0)
+        assert asked_lately(NOW + second) == min(second + 1, 10)
+    assert [asked_lately(NOW + 24 + gap) for gap in (0, 1, 4, 9, 10)] == [10, 9, 6, 1, 0]
+    late = NOW + 24 + 10 + 1000 * 10
+    budget.deposit(1.0, late)  # the same place, much later
+    assert asked_lately(late) == 1
 
 
 def test_what_must_move_is_not_asked_for_and_makes_debt() -> None:
     budget = asked(100)
     budget.owe(50_000.0, NOW)
-    assert budget.totals(NOW) == (10_000.0, 50_000.0)
+    assert budget.take() == (10_000.0, 50_000.0)
     assert granted(budget, cost=1.0) == 0
     assert granted(budget, cost=1.0, now=NOW + 9) == 0
     assert granted(budget, now=NOW + 10) == RESERVE

@@ -14,6 +14,7 @@ from sidecar.errors import UPSTREAM_RESET
 from sidecar.exchange import Exchange, Reply, Verdict
 from sidecar.net.timers import Timers
 from sidecar.pipeline import Pipeline, Stage
+from sidecar.stages.judge import Judge
 from sidecar.stages.pick import Pick
 from sidecar.telemetry.metrics import Metrics
 from tests.harness.clock import FakeClock
@@ -54,7 +55,7 @@ class Rig(Asker):
 
     def __init__(self, config: str = AT_ONCE, peers: int = 2) -> None:
         text = config if config.startswith("engine:") else f"engine: {{address: '127.0.0.1:8000'}}\n{config}"
-        settings = decode(text, {})
+        settings = decode(f"{text}\noutlier: {{mode: 'off'}}", {})
         clock = FakeClock()
         timers = Timers(clock.now)
         self.before = Before()
@@ -65,7 +66,8 @@ class Rig(Asker):
         self.budget = RetryBudget(settings.retry.budget)
         self.first_tokens = FirstTokens()
         self.metrics = Metrics("test", 10)
-        parts = self.fleet, self.progress, self.budget, self.first_tokens, self.metrics
+        judge = Judge(settings.outlier, "pod-0", self.fleet, self.metrics, clock)
+        parts = self.fleet, self.progress, self.budget, self.first_tokens, judge, self.metrics
         self.pick = Pick(settings, *parts, clock, timers, restart_at=1)
         super().__init__(self.before, self.pick, clock=clock, timers=timers)
         self.peers: list[Peer] = []

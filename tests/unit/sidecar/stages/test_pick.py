@@ -17,7 +17,7 @@ class TestWhere:
         assert [x.endpoint for x in xs] == [rig.own] * 3
         assert list(rig.own.carried) == xs == rig.forwarded
         assert xs[0].dispatched == rig.clock.now()
-        assert rig.budget.totals(rig.clock.now()) == (3 * COST, 0.0)
+        assert rig.budget.take() == (3 * COST, 0.0)
 
     @pytest.mark.parametrize("how", ["healthy", "hung", "ejected", "blocked"])
     def test_while_it_is_down_a_peer_does(self, how: str) -> None:
@@ -152,7 +152,7 @@ class TestHanging:
         assert carrier.abandoned == 1
         assert rig.places(began) == (rig.own, 1), "its caller has a part of the answer"
         assert rig.attempts == {("engine", "moved"): 1}
-        assert rig.budget.totals(rig.clock.now())[1] == COST
+        assert rig.budget.take()[1] == COST
         assert "hangs" in caplog.text
 
     def test_where_there_is_no_peer_callers_are_told(self) -> None:

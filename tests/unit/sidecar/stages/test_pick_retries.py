@@ -171,7 +171,7 @@ class TestBudget:
         assert sum(x.attempt == 2 for x in xs) == 12
         assert [rig.reason(x) for x in xs if x.state == DONE] == ["first_token_timeout"] * 8
         assert rig.budget.refused == 8
-        assert rig.budget.totals(rig.clock.now()) == (20 * COST, 12 * COST)
+        assert rig.budget.take() == (20 * COST, 12 * COST)
 
     def test_what_must_move_does_so_all_the_same_and_is_owed(self) -> None:
         rig = Rig()
@@ -180,7 +180,7 @@ class TestBudget:
         for x in xs:
             rig.fails(x)
         assert all(x.attempt == 2 for x in xs)
-        assert rig.budget.totals(rig.clock.now()) == (20 * COST, 20 * COST)
+        assert rig.budget.take() == (20 * COST, 20 * COST)
         rig.fails(xs[0])
         assert rig.reason(xs[0]) == "upstream_reset", "the next one is a matter of choice, and there is debt"
 
