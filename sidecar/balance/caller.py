@@ -74,9 +74,9 @@ def read(noted: dict[bytes, bytes], keys: Keys, about: bytes) -> Caller:
             found["pod"],
             found["tenant"],
             found["cls"],
-            min(max(float(found["weight"]), 1e-6), 1e6),
+            min(max(1e-6, float(found["weight"])), 1e6),  # so written, NaN is the least
             found["address"],
-            min(int(found["repeat"]), 100),
+            min(max(int(found["repeat"]), 0), 100),
             _span(found["elapsed_ms"]) or 0,
             _span(found["first_byte_ms"]),
             _span(found["last_byte_ms"]),

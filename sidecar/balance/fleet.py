@@ -87,16 +87,16 @@ class Fleet:
 
     def hear(self, heartbeat: Heartbeat, now: float, age_s: float = 0.0) -> Peer | None:
         """What a peer says of itself, `age_s` ago; None: it cannot be reached."""
+        peer = self.peers.get(heartbeat.pod)
+        if peer is not None and now - age_s < peer.heard:
+            return peer  # older than what is known
         host, _, port = heartbeat.address.rpartition(":")
         if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
             self.forget(heartbeat.pod)
             return None
         host = host.strip("[]")
-        peer = self.peers.get(heartbeat.pod)
         if peer is None or (peer.host, peer.port) != (host, int(port)):
             peer = self.peers[heartbeat.pod] = Peer(heartbeat.pod, host, int(port))
-        if now - age_s < peer.heard:
-            return peer  # older than what is known
         peer.heard = now - age_s
         peer.state = heartbeat.state
         peer.why = heartbeat.why

@@ -13,7 +13,9 @@ from msgspec import Meta, Struct
 State = Literal["serving", "down", "ejected", "draining"]
 
 MAX_MODELS: Final = 32
-MAX_BYTES: Final = 4096
+_MAX_NAME: Final = 256  # characters
+MAX_BYTES: Final = 36 * 1024  # more than the bounds below allow, each character having four
+_Model = Annotated[str, Meta(max_length=_MAX_NAME)]
 _Count = Annotated[int, Meta(ge=0, le=10**12)]
 _Amount = Annotated[float, Meta(ge=0, le=1e15)]
 
@@ -24,7 +26,7 @@ class Heartbeat(Struct, array_like=True, frozen=True):
     pod: Annotated[str, Meta(min_length=1, max_length=128)]
     address: Annotated[str, Meta(max_length=300)]  # where its peers reach it; empty: nowhere
     state: State
-    models: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=MAX_MODELS)] = ()
+    models: Annotated[tuple[_Model, ...], Meta(max_length=MAX_MODELS)] = ()
     waiting: _Count = 0  # requests
     running: _Count = 0
     utilization: _Amount = 0.0  # work over what the pod can carry; above 1 when some of it waits
@@ -40,7 +42,10 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 
 
 def encode(heartbeat: Heartbeat) -> bytes:
-    """As it is sent."""
+    """As it is sent. A model whose name is too long is left out, or its pod would not be understood."""
+    if any(len(name) > _MAX_NAME for name in heartbeat.models):
+        models = tuple(name for name in heartbeat.models if len(name) <= _MAX_NAME)
+        heartbeat = msgspec.structs.replace(heartbeat, models=models)
     return _encode(heartbeat)
 
 

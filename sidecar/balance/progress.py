@@ -5,10 +5,10 @@ something runs and nothing of that was seen for longer than
 
     max(least, 10 x p99 of the time between tokens, 2 x seconds of prompts it had to compute)
 
-the engine hangs. The gap is that of before; prompts count that were there at the last progress or came within
-a second of it: what an engine is given while it stands still is no excuse. Before its first token ever it may
-have to compile, and has `first_use_s`. Where nothing can be seen of what runs (answers that come whole, from
-an engine that tells no counters) nothing is said.
+the engine hangs. Prompts count that were there at the last progress or came within a second of it, and the
+time between tokens as it was then: neither what an engine is given while it stands still is an excuse, nor
+that it does. Before its first token ever it may have to compile, and has `first_use_s`. Where nothing can be
+seen of what runs (answers that come whole, from an engine that tells no counters) nothing is said.
 
 A hung engine is well again with the first progress. Lest it stay idle for ever, it is given one request to
 try now and then: after `least`, twice as long each time, up to a minute.
@@ -85,3 +85,4 @@ class Progress:
         """The engine was started again: it is another one."""
         self.hung = self._has_moved = False
         self._last = now
+        self._owed = self._gap = 0.0

@@ -36,6 +36,8 @@ def engine_head(
     elif head.length is not None and head.status != 204:
         parts.append(b"content-length: %d\r\n" % head.length)
     noted = head.noted
+    if b"x-headgate-reason" in noted and x.endpoint is not None and x.endpoint.is_peer:
+        parts.append(b"x-headgate-reason: %b\r\n" % noted[b"x-headgate-reason"])  # the mesh's own word
     if b"via" in noted:
         parts.append(b"via: %b, %b\r\n" % (noted[b"via"], VIA[head.version]))
     else:

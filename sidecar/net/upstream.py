@@ -385,6 +385,7 @@ class Upstream(asyncio.Protocol):
             self._transport.abort()
         else:
             x.upstream = self
+            x.failure = ""
 
     def _may_repeat(self, x: Exchange) -> bool:
         """The engine seems to have left before it was asked, and asking it again does no harm."""

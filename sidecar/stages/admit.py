@@ -113,6 +113,9 @@ class Admit(Stage):
             self.let_in()
 
     def on_complete(self, x: Exchange) -> None:
+        if x.away and x.tail:  # a peer ran it, and it is settled here all the same
+            usage = read_usage(x.tail)
+            x.tokens = x.tokens if usage is None else usage.answer
         ticket = x.ticket
         if ticket is None:
             return

@@ -44,13 +44,15 @@ _STEP_S = 0.25
 class FakeDialer:
     """Connects at once; `held`, when the test says so; `refused`, never; `slow`, to a deaf one.
 
-    `unheard`: nobody answers, so that it gives up when its time is over. `dead`: it breaks when it is used.
+    `refusing`: never to those of these names. `unheard`: nobody answers, so that it gives up when its time is
+    over. `dead`: it breaks when it is used.
     """
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self.held = False
         self.refused = False
+        self.refusing: set[str] = set()
         self.slow = False
         self.unheard = False
         self.dead = False
@@ -78,7 +80,7 @@ class FakeDialer:
     def _end(
         self, endpoint: Endpoint, made: Callable[[], Upstream], then: Callable[[Upstream | None], None]
     ) -> None:
-        if self.refused:
+        if self.refused or endpoint.name in self.refusing:
             then(None)
             return
         upstream = made()
@@ -148,9 +150,9 @@ def read_answer(data: bytes, method: bytes = b"GET", *, ended: bool = False) -> 
 class Client:
     """One client connection, from the client's end."""
 
-    def __init__(self, wire: Wire, peer: str) -> None:
+    def __init__(self, wire: Wire, peer: str, *, is_mesh: bool = False) -> None:
         self._wire = wire
-        self.downstream = Downstream(wire.context)
+        self.downstream = Downstream(wire.context, is_mesh=is_mesh)
         peername = (peer, 40000) if peer else ""
         sock = FakeSocket(socket.AF_INET if peer else socket.AF_UNIX)
         self.transport = FakeTransport(self.downstream, wire.soon, peername=peername, socket=sock)
@@ -232,9 +234,12 @@ class Wire:
         self.plane.put_in_force(_config(config))
         self.settle()
 
-    def client(self, peer: str = "192.0.2.7") -> Client:
-        """A new connection from `peer`; from a unix socket when that is empty."""
-        return Client(self, peer)
+    def client(self, peer: str = "192.0.2.7", *, is_mesh: bool = False) -> Client:
+        """A new connection from `peer`; from a unix socket when that is empty.
+
+        `is_mesh`: it comes in where peers do.
+        """
+        return Client(self, peer, is_mesh=is_mesh)
 
     def drive(self, data: bytes) -> bytes:
         """What a new client that sends `data` gets back, answered by `script`."""

@@ -24,10 +24,10 @@ class FakeClient:
     """Counts how often the body was asked for."""
 
     is_congested = False
-    is_mesh = False
 
-    def __init__(self, peer: str) -> None:
+    def __init__(self, peer: str, *, is_mesh: bool = False) -> None:
         self.peer = peer
+        self.is_mesh = is_mesh
         self.wanted = 0
 
     def want_body(self, x: Exchange) -> None:
@@ -69,10 +69,12 @@ class Asker:
         refused: Reply | None = None,
         pipeline: Pipeline | None = None,
         ago_s: float = 0.0,
+        is_mesh: bool = False,
     ) -> Exchange:
         """`length` is the body's own unless given (None: chunked); not `complete`: there is more to come.
 
-        `ago_s`: it came so long ago, and waited behind another one on its connection.
+        `ago_s`: it came so long ago, and waited behind another one on its connection. `is_mesh`: it came
+        in where peers do.
         """
         lines = [field.encode("latin-1") for field in fields]
         start = f"{method} {target} HTTP/1.1".encode("latin-1")
@@ -80,7 +82,8 @@ class Asker:
         request = Request(method.encode(), target.encode("latin-1"), "1.1", *head)
         request.length = len(body) if length == -1 else length
         arrived = self.clock.now() - ago_s
-        x = Exchange(request, FakeClient(peer), pipeline or self.pipeline, Timeouts(), arrived)
+        client = FakeClient(peer, is_mesh=is_mesh)
+        x = Exchange(request, client, pipeline or self.pipeline, Timeouts(), arrived)
         x.client_ip = peer
         x.refusal = refused
         send(x, body, complete=complete, tell=False)
