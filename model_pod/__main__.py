@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import uvloop
@@ -15,18 +16,19 @@ from aiohttp import web
 from model_pod.config import EXIT_USAGE, FAKE, Address, Settings, parse
 from model_pod.engine import CannotServe
 from model_pod.fake_engine import FakeEngine
+from model_pod.fault_switch import Switch, listening
+from model_pod.faulty_server import FaultyServer, Ports
 from model_pod.health import Health
-from model_pod.server import Server
+from model_pod.server import BACKLOG, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Sequence
 
     from model_pod.engine import Engine
 
 log = logging.getLogger("model_pod")
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-BACKLOG = 4096  # a load test opens its connections at once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,11 +60,13 @@ async def serve(settings: Settings) -> int:
             await engine.stop()
     finally:
         if health:
-            health.stop()
+            health.close()
 
 
 async def _serve_http(settings: Settings, engine: Engine, health: Health | None, stop: asyncio.Event) -> int:
-    server = Server(engine, settings.served_model_name)
+    switch = Switch(engine.pace) if settings.faults and isinstance(engine, FakeEngine) else None
+    name = settings.served_model_name
+    server = FaultyServer(engine, name, switch) if switch else Server(engine, name)
     # A client that leaves must cancel its handler: aiohttp does so only when told.
     runner = web.AppRunner(server.app(), handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
@@ -73,15 +77,29 @@ async def _serve_http(settings: Settings, engine: Engine, health: Health | None,
         if health:
             health.set(serving=True)
             log.info("grpc.health.v1 on port %d", health.port)
-        print(f"ready http://{address}", flush=True)
-        await wait_for(engine.died.wait(), stop)
+        async with _faults(settings, switch, Ports(runner, health)):
+            print(f"ready http://{address}", flush=True)
+            await wait_for(engine.died.wait(), stop)
         if health:
             health.set(serving=False)
-        await site.stop()
+        for each in runner.sites:
+            await each.stop()
         await server.drain(settings.grace_s)
     finally:
         await runner.cleanup()
     return 1 if engine.died.is_set() else 0
+
+
+@asynccontextmanager
+async def _faults(settings: Settings, switch: Switch | None, ports: Ports) -> AsyncIterator[None]:
+    """Take faults inside the block, where they are wanted."""
+    if switch is None or settings.faults is None:
+        yield
+        return
+    switch.followers.append(ports.follow)
+    async with listening(switch, settings.faults) as port:
+        log.info("faults on port %d", port)
+        yield
 
 
 def _leave_now() -> NoReturn:

@@ -51,6 +51,7 @@ class Settings:
     grace_s: float
     log_level: str
     priority_scheduling: bool
+    faults: Address | None  # where faults are set; None: there are none
     costs: Costs
     lengths: Lengths
 
@@ -83,6 +84,8 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         parser.error(f"argument --model: {args.model} is not a model's folder: no config.json in it")
     if args.engine != FAKE and args.priority_scheduling:
         parser.error("--priority-scheduling belongs to --engine fake")
+    if args.engine != FAKE and args.faults is not None:
+        parser.error("--faults belongs to --engine fake: no other engine does wrong on demand")
     args.served_model_name = args.served_model_name or args.model or ("tiny" if args.tiny else FAKE)
     args.costs, args.lengths = _pick(Costs, args), _pick(Lengths, args)
     return _pick(Settings, args)
@@ -113,6 +116,7 @@ def _parser() -> Parser:
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="on stderr")
     fake = parser.add_argument_group("fake engine", "the latency model; see model_pod/fake_scheduler.py")
     fake.add_argument("--priority-scheduling", action="store_true", help="lower `priority` first, as in vLLM")
+    fake.add_argument("--faults", type=address, metavar="HOST:PORT", help="where PUT /fault sets a fault")
     for owner in (Costs, Lengths):
         for field in fields(owner):
             kind = at_least(1) if isinstance(field.default, int) else non_negative

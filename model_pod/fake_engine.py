@@ -22,6 +22,7 @@ from model_pod.engine import BadPrompt, Overloaded, Params, Prompt, Sink, Stats
 from model_pod.fake_scheduler import Costs, Scheduler, Sequence
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Sequence as Items
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,23 @@ class Lengths:
     def draw(self, random: Random) -> int:
         length = self.output_median * exp(random.gauss(0.0, self.output_sigma))
         return max(1, min(self.output_max, round(length)))
+
+
+class Pace:
+    """How the engine's steps run; others may change it at any time."""
+
+    __slots__ = ("factor", "moving")
+
+    def __init__(self) -> None:
+        self.factor = 1.0  # of the latency model's times, from the next step on
+        self.moving = asyncio.Event()  # while it is not set no step begins or ends
+        self.moving.set()
+
+    def end(self, began: float, seconds: float, now: float) -> float:
+        """When a step ends that began at `began` and takes `seconds` by the latency model."""
+        seconds *= self.factor
+        # Planned times keep the rate exact; a loop that fell behind a whole step does not catch up.
+        return max(began + seconds, now - seconds)
 
 
 class Answer:
@@ -68,6 +86,7 @@ class FakeEngine:
         max_waiting: int = 16_384,
         by_priority: bool = False,
         seed: int = 0,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.max_model_len = min(max_model_len, costs.kv_tokens)
         self._scheduler = Scheduler(costs, max_running, by_priority=by_priority)
@@ -79,6 +98,8 @@ class FakeEngine:
         # Any offset can be read on for one token without wrapping.
         self._ring = self._prose + self._prose[:TOKEN_CHARS]
         self.died = asyncio.Event()
+        self.pace = Pace()
+        self._clock = clock
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -147,19 +168,23 @@ class FakeEngine:
 
     async def _run(self) -> None:
         """Step while there is work. A step is computed when it starts and told when it ends."""
-        now = monotonic()
+        pace, clock = self.pace, self._clock
+        now = clock()
         while True:
             step = self._scheduler.step()
             if step is None:
                 self._work.clear()
                 await self._work.wait()
-                now = monotonic()
+                await pace.moving.wait()
+                now = clock()
                 continue
             for sequence in step.admitted:
                 sequence.owner.sink.on_scheduled(now)
-            # Planned times keep the rate exact; a loop that fell behind a whole step does not catch up.
-            now = max(now + step.seconds, monotonic() - step.seconds)
-            await asyncio.sleep(now - monotonic())
+            now = pace.end(now, step.seconds, clock())
+            await asyncio.sleep(now - clock())
+            if not pace.moving.is_set():
+                await pace.moving.wait()
+                now = clock()
             self._tell(step.emitted)
 
     def _tell(self, emitted: list[Sequence]) -> None:

@@ -30,7 +30,7 @@ class ApiError(Exception):
         *,
         status: int = 400,
         param: str | None = None,
-        code: str | None = None,
+        code: str | int | None = None,
         kind: str = "invalid_request_error",
     ) -> None:
         super().__init__(message)

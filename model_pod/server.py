@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 16 << 20
+BACKLOG = 4096  # a load test opens its connections at once
 MOST_BUFFERED_BYTES = 64 << 10
 SSE_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
@@ -258,13 +259,9 @@ class Server:
         return web.Response(body=body, content_type="application/json")
 
     async def _stream(self, http: web.Request, answer: Answer) -> web.StreamResponse:
-        response = web.StreamResponse(headers=SSE_HEADERS)
-        if http.version >= HttpVersion11:
-            response.enable_chunked_encoding()
         events = Events(answer.shape)
         async with self._generate(answer, events.emit) as generation:
-            # The head is sent before the first token, as vLLM's is.
-            await response.prepare(http)
+            response = await self._open(http)
             events.open(http.transport, chunked=response.chunked)
             try:
                 await generation.over
@@ -275,6 +272,14 @@ class Server:
                 return response
             end = answer.shape.finish(generation.finish or "", answer.usage())
             await response.write(events.rest() + end)
+        return response
+
+    async def _open(self, http: web.Request) -> web.StreamResponse:
+        """Send the head of a stream: before the first token, as vLLM does."""
+        response = web.StreamResponse(headers=SSE_HEADERS)
+        if http.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        await response.prepare(http)
         return response
 
 

@@ -3,10 +3,12 @@
 import re
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
 
+from model_pod import faults
 from sidecar import errors
 from sidecar.config import decode
 from sidecar.settings import CLASSES
@@ -47,6 +49,19 @@ def test_a_default_is_that_of_the_code(key: str, shown: str) -> None:
         assert not re.fullmatch(r"[0-9.]+|on|off|true|false", shown)
     else:
         assert shown == (f"{default:g}" if isinstance(default, float) else str(default).lower())
+
+
+def test_the_table_of_faults_is_that_of_the_code() -> None:
+    def member(field: msgspec.inspect.Field) -> str:
+        if field.required:
+            return field.encode_name
+        default = field.default
+        text = f"{default:g}" if isinstance(default, float) else msgspec.json.encode(default).decode()
+        return f"{field.encode_name}={text}"
+
+    kinds = [msgspec.inspect.type_info(kind) for kind in (*get_args(faults.Steady), faults.Flap)]
+    known = [[kind.tag, " ".join(map(member, kind.fields)) or "-"] for kind in kinds]
+    assert [[kind, members.replace("`", "")] for kind, members, _ in table("faults")] == known
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

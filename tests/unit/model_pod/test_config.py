@@ -45,6 +45,8 @@ def test_addresses(text, expected):
         (["--engine", "transformers", "--model", "/nowhere"], "--model: /nowhere is not a model's folder"),
         (["--engine", "fake", "--tiny"], "--tiny"),
         (["--engine", "transformers", "--tiny", "--priority-scheduling"], "--priority-scheduling"),
+        (["--engine", "transformers", "--tiny", "--faults", "h:1"], "--faults belongs to --engine fake"),
+        (["--engine", "fake", "--faults", "1"], "--faults"),
         (["--engine", "fake", "--listen", "8000"], "--listen"),
         (["--engine", "fake", "--listen", "::1:80"], "brackets"),
         (["--engine", "fake", "--listen", "host:65536"], "--listen"),

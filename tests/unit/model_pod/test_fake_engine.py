@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from model_pod.engine import BadPrompt, Overloaded, Params
-from model_pod.fake_engine import FakeEngine, Lengths, load_prose
+from model_pod.fake_engine import FakeEngine, Lengths, Pace, load_prose
 from model_pod.fake_scheduler import Costs
+from tests.harness import clock
 
 FREE = Costs(step_ms=0, sequence_ms=0, kv_token_ns=0, prefill_token_ms=0)
 
@@ -164,3 +165,76 @@ def test_a_failure_of_the_step_is_the_death_of_the_engine(caplog):
 
     run(scene)
     assert "broken sink" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("factor", "now", "end"),
+    [(1, 100.0, 100.5), (1, 100.4, 100.5), (1, 100.9, 100.5), (1, 101.5, 101.0), (4, 100.9, 102.0)],
+)
+def test_a_step_ends_as_planned_and_does_not_catch_up_more_than_itself(factor, now, end):
+    pace = Pace()
+    pace.factor = factor
+    assert pace.end(100.0, 0.5, now) == end
+
+
+SECONDS = Costs(step_ms=1000, sequence_ms=0, kv_token_ns=0, prefill_token_ms=0)
+
+
+def on_a_jumping_clock(scene):
+    """Run `scene(engine, time, reader)`, ten steps of a second of which are the reader's answer."""
+
+    async def inside():
+        time = asyncio.get_running_loop().time
+        engine = FakeEngine(SECONDS, Lengths(), clock=time)
+        await engine.start()
+        try:
+            reader = Reader()
+            engine.submit(await engine.text_prompt("hi"), Params(max_tokens=10), reader)
+            return await scene(engine, time, reader)
+        finally:
+            await engine.stop()
+
+    return clock.run(inside())
+
+
+def test_a_slower_pace_holds_for_a_running_answer_from_its_next_step_on():
+    async def scene(engine, time, reader):
+        await asyncio.sleep(2.5)
+        engine.pace.factor = 4.0
+        await asyncio.sleep(8)
+        engine.pace.factor = 1.0
+        slow = reader.tokens  # those of the seconds 1, 2, 3 and 7
+        await reader.over.wait()  # 11, and 12 to 16
+        return slow, time()
+
+    assert on_a_jumping_clock(scene) == (4, 16.0)
+
+
+def test_while_nothing_moves_no_step_runs_and_then_it_goes_on_where_it_stood():
+    async def scene(engine, time, reader):
+        await asyncio.sleep(2.5)
+        engine.pace.moving.clear()
+        other = Reader()
+        engine.submit(await engine.text_prompt("hi"), Params(max_tokens=1), other)
+        await asyncio.sleep(100)
+        assert (reader.tokens, other.scheduled) == (2, 0)
+        engine.pace.moving.set()
+        await reader.over.wait()  # 102.5, and seven seconds more
+        return time(), other.tokens
+
+    assert on_a_jumping_clock(scene) == (109.5, 1)
+
+
+def test_an_idle_engine_that_does_not_move_schedules_nothing():
+    async def scene(engine, time, reader):
+        await reader.over.wait()
+        engine.pace.moving.clear()
+        other = Reader()
+        engine.submit(await engine.text_prompt("hi"), Params(max_tokens=1), other)
+        await asyncio.sleep(100)
+        assert (other.scheduled, engine.stats().waiting) == (0, 1)
+        engine.pace.moving.set()
+        await other.over.wait()
+        return time()
+
+    assert on_a_jumping_clock(scene) == 111.0
