@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import to_builtins
 
 from sidecar.config import redacted
-from sidecar.net.admin import AdminReply, json, on_loop, text
+from sidecar.net.admin import AdminReply, comes_true, json, on_loop, text
 from sidecar.standing import standing
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ Query = dict[str, str]
 STUCK_AFTER_S: Final = 5.0
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _DEFAULT_DECISIONS: Final = 100
+_AFTER_DRAIN_S: Final = 10.0  # for the last bytes of what was cut
 
 
 def routes(app: App, loop: asyncio.AbstractEventLoop) -> Mapping[tuple[str, str], Handler]:
@@ -101,8 +102,15 @@ class _Admin:
         return json(on_loop(self._loop, lambda: standing(self._app.plane, int(n[:9]))))
 
     def drain(self, query: Query, body: bytes) -> AdminReply:
-        on_loop(self._loop, self._app.drain)
-        return text("draining", 202)
+        """With `wait`: answered when all that ran has ended, for whoever then stops the model server."""
+        waits = query.get("wait", "") not in ("", "0", "false")
+        if not (waits and self._app.plane.lifecycle.draining):  # else it would be the second time
+            on_loop(self._loop, self._app.drain)
+        if not waits:
+            return text("draining", 202)
+        plane = self._app.plane
+        left_s = plane.lifecycle.left_s(plane.clock.now()) + _AFTER_DRAIN_S
+        return text("drained") if comes_true(self._loop, self._app.drained, left_s) else text("cut", 504)
 
     def log_level(self, query: Query, body: bytes) -> AdminReply:
         """Until the next reload; the level is the query's `level` or the body."""

@@ -17,6 +17,7 @@ from sidecar.admin_routes import routes
 from sidecar.clock import SystemClock
 from sidecar.config import decode, needs_restart, read
 from sidecar.errors import ConfigError
+from sidecar.member import Member
 from sidecar.net.admin import Admin
 from sidecar.net.board import Board
 from sidecar.net.connections import LoopDialer
@@ -65,7 +66,9 @@ class App:
         self.listener = Listener(self.plane.context, config.listen, room)
         self._state = StateFile(Path(config.state_file)) if config.state_file else None
         self._board = self._make_board(config)
+        self._member = Member(self.plane, config, config.mesh, room) if config.mesh is not None else None
         self._reloading = asyncio.Lock()
+        self.drained = asyncio.Event()  # all that ran has ended
         self._warned: set[str] = set()
         self._watchers: list[asyncio.Task[None]] = []
         self._health: HealthServer | None = None
@@ -85,8 +88,9 @@ class App:
             admin = Admin(config.admin, routes(self, self._loop))
             admin.start()
             await self.listener.start()
+            mesh = await self._member.start(tasks) if self._member is not None else []
             if plane.lifecycle.draining:  # told so before there was anything to close
-                self.listener.stop_accepting()
+                self._stop_accepting()
             self._watch_engine()
             self._start_health()
             # What is here now stays: no full collection need look at its 30,000 objects again, for 10 ms.
@@ -99,11 +103,13 @@ class App:
             self._listen_to_signals()
             log.info("listening on %s, admin on %s", self._where(), config.admin)
             await self._stop.wait()
-            cut = await self.listener.finish(self.plane.config.drain_s)
+            self._stop_accepting()
+            cut = await self.listener.finish(plane.lifecycle.left_s(plane.clock.now()))
             if cut:
                 log.warning("%d exchanges outlasted drain_s and were cut", cut)
+            self.drained.set()
             plane.connections.close()
-            for task in (chores, pacing, *sharing, *self._watchers):
+            for task in (chores, pacing, *mesh, *sharing, *self._watchers):
                 task.cancel()
         await self._save()
         self._lines.offer(plane.access_log.take)
@@ -116,17 +122,29 @@ class App:
     # Asked for from outside.
 
     def drain(self) -> None:
-        """Stop accepting, let what runs end, exit. Asked for again: exit at once."""
+        """Tell everybody, stop accepting, let what runs end, exit. Asked for again: exit at once."""
         if self.plane.lifecycle.draining:
             log.warning("told to stop a second time: cutting what still runs")
             self.listener.hurry()
+            self._stop.set()
             return
-        log.info("draining for up to %g s", self.plane.config.drain_s)
-        self.plane.lifecycle.draining = True
+        config = self.plane.config
+        log.info("draining for up to %g s", config.drain_s)
+        self.plane.drain()
         if self._health is not None:
             self._health.drain()
+        notice_s = min(config.drain_notice_s, config.drain_s)
+        # Until whoever balances has looked twice, new work still comes: it is sent elsewhere, or handed on.
+        if notice_s:
+            self._loop.call_later(notice_s, self._stop.set)
+        else:
+            self._stop_accepting()
+            self._stop.set()
+
+    def _stop_accepting(self) -> None:
         self.listener.stop_accepting()
-        self._stop.set()
+        if self._member is not None:
+            self._member.stop_accepting()
 
     def reload(self) -> None:
         """Read the configuration again: in force whole, or not at all."""
@@ -233,7 +251,7 @@ class App:
     # The mesh.
 
     def _make_board(self, config: Config) -> Board | None:
-        if config.mesh is None:
+        if config.mesh is None or config.redis is None:
             return None
         plane = self.plane
         board = Board(
@@ -260,6 +278,8 @@ class App:
                 await self._save()
             self.plane.connections.sweep()
             self._lines.offer(self.plane.access_log.take)
+            if self._member is not None:
+                self._member.look_for_changes()
             await self._look_for_changes()
 
     def _remember(self) -> None:

@@ -68,6 +68,7 @@ class Client(Protocol):
     """The connection an exchange came from."""
 
     peer: str  # its address
+    is_mesh: bool  # it came in where peers do
     takes_chunks: bool  # the answer under way has begun, and is chunked
 
     @property
@@ -140,6 +141,14 @@ class Exchange:
     # Where it goes to.
     held: int = 0  # bytes of its body that count against the budget
     endpoint: Endpoint | None = None
+    tried: tuple[Endpoint, ...] = ()  # in vain, the last of them last
+    away: bool = False  # it is for a peer: no more of ours than to pass it on
+    on_trial: bool = False  # it goes to an engine that is down, to see whether it still is
+    hop: int = 0  # sidecars it has come through
+    cost: float = 0.0  # its work, in tokens
+    failure: str = ""  # why its last attempt came to nothing,
+    failed_with: int = 0  # and the status of it, if it was an answer,
+    refused_by: bytes = b""  # with the reason that a peer gave
     when_body: Callable[[Exchange], None] | None = None  # called once the whole body is here
 
     # What happened, and what is to happen.

@@ -15,11 +15,12 @@ class Lifecycle:
     it was late, each punctual one takes the tick's length off again.
     """
 
-    __slots__ = ("_late", "beat", "crowded", "draining", "lag_s", "lagging", "limit_s", "serving")
+    __slots__ = ("_late", "beat", "crowded", "draining", "ends", "lag_s", "lagging", "limit_s", "serving")
 
     def __init__(self) -> None:
         self.serving = False  # the listener is open
-        self.draining = False  # on the way out: nothing new is accepted
+        self.draining = False  # on the way out: nothing new is begun here
+        self.ends = 0.0  # by when what runs is to have ended, once it is draining
         self.crowded = False  # descriptors are short: nobody is accepted, answers make room
         self.limit_s = 0.5  # a tick later than this is late
         self.lag_s = 0.0  # how late the last tick was
@@ -31,6 +32,10 @@ class Lifecycle:
     def tolerance_s(self) -> float:
         """How long the event loop may be silent before it is lagging, whatever it will say."""
         return self.limit_s + _UNREADY_AFTER_S
+
+    def left_s(self, now: float) -> float:
+        """How long what runs may go on."""
+        return max(self.ends - now, 0.0)
 
     def tick(self, now: float, due: float, every: float) -> None:
         """The loop turned at `now`; it was due at `due`, and is `every` so many seconds."""

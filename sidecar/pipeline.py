@@ -63,7 +63,8 @@ class Ready:
 class Pipeline:
     """One configuration's stages, and the two ways out of them: `forward` and `answer`.
 
-    `retry_at` is the index of the stage that picks the endpoint.
+    `retry_at` is the index of the stage that picks the endpoint. `recover` may find another place for a
+    forwarded exchange whose attempt failed: True, and it will be sent there by `retry`.
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class Pipeline:
         "_forward",
         "_leave",
         "_ready",
+        "_recover",
         "_response",
         "_retry_at",
         "sees_data",
@@ -85,6 +87,7 @@ class Pipeline:
         retry_at: int,
         forward: Callable[[Exchange], None],
         answer: Callable[[Exchange, Reply], None],
+        recover: Callable[[Exchange], bool] | None = None,
         ready: Ready | None = None,
     ) -> None:
         self._enter = tuple(stage.on_request for stage in stages)
@@ -95,6 +98,7 @@ class Pipeline:
         self._retry_at = retry_at
         self._forward = forward
         self._answer = answer
+        self._recover = recover
         self._ready = ready or Ready()
 
     def start(self, x: Exchange) -> None:
@@ -148,6 +152,22 @@ class Pipeline:
             x.refusal = reply  # its turn has not come: the first stage must see it
         elif x.state != DONE:
             self._reply(x, reply)
+
+    def fail(self, x: Exchange, reply: Reply) -> None:
+        """An attempt of `x` came to nothing: `reply` is the answer, unless there is another place for it."""
+        if not self.recovers(x, reply.refusal.reason):
+            self.refuse(x, reply)
+
+    def recovers(self, x: Exchange, failure: str, status: int = 0) -> bool:
+        """Whether there is another place for `x` after a failure, or an answer of `status`: it goes there."""
+        if x.state != FORWARDED or self._recover is None:
+            return False
+        x.failure, x.failed_with = failure, status
+        try:
+            return self._recover(x)
+        except Exception:
+            log.exception("finding another place failed")
+            return False
 
     def complete(self, x: Exchange) -> None:
         """Settle an exchange that was answered, failed or abandoned. Safe to call twice."""

@@ -8,12 +8,17 @@ running exchanges keep the pipeline they started with.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from sidecar.balance.endpoint import Endpoint
 from sidecar.balance.engine_page import EnginePage
+from sidecar.balance.fleet import Fleet
+from sidecar.balance.heartbeat import MAX_MODELS, Heartbeat, encode
 from sidecar.balance.load import Occupancy
 from sidecar.balance.orca import LoadReport
+from sidecar.balance.progress import Progress
+from sidecar.balance.retry import FirstTokens, RetryBudget
 from sidecar.flow.admission import Admission, Terms
 from sidecar.flow.budget import Budget
 from sidecar.flow.controller import Controller
@@ -27,6 +32,7 @@ from sidecar.net.timers import Timers
 from sidecar.pipeline import Pipeline, Ready, Stage
 from sidecar.stages.account import Account
 from sidecar.stages.admit import Admit
+from sidecar.stages.hop import Hop
 from sidecar.stages.identify import Identify
 from sidecar.stages.pick import Pick
 from sidecar.telemetry.access_log import AccessLog
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
 
 _STOCK_S: Final = 0.1  # between two looks at what runs
 _KV_TOKENS: Final = 120_000  # until somebody says how many there are
+_ADMIT: Final = 2  # its place among the stages
 _BACKLOG_S: Final = (0.35, 0.2)  # of prompts that a class may add to; the last for all further
 _ACCESS_LOG_BYTES: Final = 8 * 1024 * 1024
 
@@ -62,6 +69,15 @@ class Plane:
         self.estimates = Estimates()
         self.catalog = Catalog()
         self.endpoint = _endpoint(config.engine)
+        health = config.engine.health
+        self.progress = Progress(health.progress_s, health.first_use_s, clock.now())
+        self.fleet = Fleet(self.endpoint, lambda: clock.jitter(1.0, 1.0) - 1.0, self.progress.may_try)
+        self.retries = RetryBudget(config.retry.budget)
+        self.hop = Hop(config.mesh.pod if config.mesh else "", clock, lambda: encode(self.heartbeat()))
+        self.context.introduce = self.hop.introduce
+        self.context.has_elsewhere = self._has_elsewhere
+        self.peer_address = ""  # where peers reach this pod
+        self.first_tokens = FirstTokens()
         self.page = self._page(config.engine)
         telemetry = config.telemetry
         self.metrics = Metrics(version, telemetry.max_series)
@@ -78,12 +94,36 @@ class Plane:
         endpoint = self.endpoint if same else _endpoint(config.engine)
         page = self.page if same else self._page(config.engine)
         trust = Trust(config.trusted_proxies)
+        endpoint.max_requests = config.engine.most_requests(config.admission.max_in_flight)
+        self.fleet.own = endpoint  # nothing below can fail but by a bug
         self._admit = admit = Admit(
-            config, self.admission, self.estimates, endpoint.load, self.metrics, self.clock, self.timers, at=2
+            config,
+            self.admission,
+            self.estimates,
+            endpoint.load,
+            self.fleet,
+            self.metrics,
+            self.clock,
+            self.timers,
+            at=_ADMIT,
         )
-        pipeline = self._pipeline(config, endpoint, page, trust, admit)
+        self._pick = Pick(
+            config,
+            self.fleet,
+            self.progress,
+            self.retries,
+            self.first_tokens,
+            self.metrics,
+            self.clock,
+            self.timers,
+            restart_at=_ADMIT,
+        )
+        pipeline = self._pipeline(config, page, trust, admit, self._pick)
         self.config = config
         self.endpoint = endpoint
+        self.progress.least_s = config.engine.health.progress_s
+        self.progress.first_use_s = config.engine.health.first_use_s
+        self.retries.ratio = config.retry.budget
         self.page = page
         page.max_age_s = config.engine.metrics.max_age_s
         self.lifecycle.limit_s = config.max_loop_lag_ms / 1000
@@ -101,7 +141,17 @@ class Plane:
         now = self.clock.now()
         if now - self._took_stock >= _STOCK_S:
             self._took_stock = now
+            admission = self.admission
+            self._pick.tick(admission.meter.itl_s, admission.backlog_s(now))
+            if admission.queued and not self.endpoint.usable:
+                self._admit.hand_over()
             self._admit.tick()
+            retry = self.config.retry
+            self.context.patience_s = (
+                self.first_tokens.patience_s(retry.per_try_min_s, retry.per_try_max_s)
+                if retry.mode == "on" and self.fleet.peers
+                else inf
+            )
 
     def unready(self) -> str | None:
         """Why new work is not welcome; None: it is. Safe to ask from any thread."""
@@ -113,7 +163,14 @@ class Plane:
         late = self.late_s()
         if lifecycle.lagging or late > lifecycle.tolerance_s:
             return f"the event loop is {max(late, lifecycle.lag_s):.1f} s late"
-        return None if self.endpoint.healthy else f"the engine at {self.endpoint.name} is not healthy"
+        return None if self.endpoint.usable else f"the engine at {self.endpoint.name} is not healthy"
+
+    def drain(self) -> None:
+        """Begin nothing new: what waits and what comes goes to peers, or is told to go elsewhere."""
+        self.lifecycle.draining = True
+        self.lifecycle.ends = self.clock.now() + self.config.drain_s
+        self.fleet.leaving = True
+        self._admit.hand_over()
 
     def late_s(self) -> float:
         """Seconds since the event loop last turned; about a tick when all is well."""
@@ -138,12 +195,36 @@ class Plane:
             kv_used=load.kv_used if fresh else None,
         )
 
+    def _hands_on(self) -> bool:
+        """Whether a peer takes what we do not."""
+        return self.fleet.has_somebody(self.clock.now())
+
+    def _has_elsewhere(self) -> bool:
+        """Whether another pod may do better: where nobody is known, that is asked of whoever balances."""
+        return not self.fleet.peers or self.fleet.has_room(self.clock.now())
+
+    def heartbeat(self) -> Heartbeat:
+        """What this pod says of itself to its peers."""
+        occupancy, why = self.occupancy(), self.unready()
+        asked, retried = self.retries.totals(self.clock.now())
+        return Heartbeat(
+            pod=self.hop.pod,
+            address=self.peer_address,
+            state="draining" if self.lifecycle.draining else "serving" if why is None else "down",
+            models=tuple(self.catalog.labels()[:MAX_MODELS]),
+            waiting=occupancy.waiting,
+            running=occupancy.running,
+            utilization=occupancy.utilization,
+            capacity=self.admission.controller.limit,
+            why=(why or "")[:64],
+            asked=asked,
+            retried=retried,
+        )
+
     def _page(self, engine: Engine) -> EnginePage:
         return EnginePage(lambda: self.admission.queued, engine.metrics.max_age_s)
 
-    def _pipeline(
-        self, config: Config, endpoint: Endpoint, page: EnginePage, trust: Trust, admit: Admit
-    ) -> Pipeline:
+    def _pipeline(self, config: Config, page: EnginePage, trust: Trust, admit: Admit, pick: Pick) -> Pipeline:
         stages: list[Stage] = [
             # First in, last out: it sees every outcome, refusals among them.
             Account(self.clock, self.metrics, self.access_log, self.receipts, self.report),
@@ -158,17 +239,20 @@ class Plane:
                 self.bodies,
                 self.metrics,
                 page,
+                self.hop,
+                self._hands_on,
             ),
             # Directly above Pick: what it hands out is held until the end, across attempts.
             admit,
             # At dispatch, not at arrival, so that it sees what is true now. The retry point.
-            Pick([endpoint], self.clock, config.engine.health.interval_s),
+            pick,
         ]
         return Pipeline(
             stages,
             retry_at=len(stages) - 1,
             forward=self.connections.send,
             answer=_answer,
+            recover=pick.recover,
             ready=self._ready,
         )
 

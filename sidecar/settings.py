@@ -86,9 +86,13 @@ class Engine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Count | None, doc("requests that wait for the engine; absent: admission.max_queue")
     ] = None
     max_requests: Annotated[
-        Count | None, doc("requests at the engine, of any kind; absent: twice admission.max_in_flight")
+        Count | None, doc("of any kind, at the engine; absent: 1024, or 4 times admission.max_in_flight")
     ] = None
     max_retries: Annotated[Count, doc("requests that are tried again at once")] = 32
+
+    def most_requests(self, seats: int) -> int:
+        """Of any kind at once, where admission lets `seats` of work through."""
+        return self.max_requests or max(_REQUESTS, 4 * seats)
 
     @property
     def health_address(self) -> Address:
@@ -180,8 +184,8 @@ CLASSES: Final = {
     "batch": ServiceClass(ttft_s=30.0),
 }
 _MOST_CLASSES: Final = 8
-_MEMBERSHIP: Final = ("advertise", "listen", "secret_file", "peers")  # what only membership needs
-_BREAKERS: Final = ("max_connections", "max_pending_requests", "max_requests")
+_REQUESTS: Final = 1024  # Envoy's
+_BREAKERS: Final = ("max_connections", "max_pending_requests")
 
 
 class ClassRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -373,11 +377,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         given = {
             "limits": self.limits,
             "redis": self.redis and not self.mesh,
-            **{f"mesh.{key}": self.mesh and getattr(self.mesh, key) for key in _MEMBERSHIP},
-            "mesh.spill": self.mesh and self.mesh.spill != "off",
             "tenants_from": self.tenants_from,
             "outlier": self.outlier != Outlier(),
-            "retry": self.retry != Retry(),
             **{f"engine.{key}": getattr(self.engine, key) for key in _BREAKERS},
             "telemetry.slow_ms": self.telemetry.slow_ms,
         }

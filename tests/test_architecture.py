@@ -48,11 +48,12 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "sidecar.exchange": {"sidecar.errors"},
     "sidecar.pipeline": {"sidecar.errors", "sidecar.exchange"},
     "sidecar.stages": PURE | KERNEL | WORLD,
-    # Not `llm`: what a body means is the stages' business. Its shape of a refusal is the exception,
-    # because `net` alone writes answers.
-    "sidecar.net": (PURE | KERNEL | WORLD) - {"sidecar.llm"} | {"sidecar.llm.errors"},
+    # Not `llm`: what a body means is the stages' business. Its shape of a refusal is an exception, because
+    # `net` alone writes answers, and so is its first token: until then an answer can still be another one.
+    "sidecar.net": (PURE | KERNEL | WORLD) - {"sidecar.llm"} | {"sidecar.llm.errors", "sidecar.llm.tokens"},
     # Neither the process around it nor the reading of files: it is handed settings and a dialer.
     "sidecar.plane": PURE | KERNEL | WORLD | {"sidecar.stages", "sidecar.net"},
+    "sidecar.member": PURE | KERNEL | WORLD | {"sidecar.stages", "sidecar.net", "sidecar.plane"},
     "sidecar.learnt": {"sidecar.flow"},
     "sidecar.standing": {"sidecar.plane"},
     "sidecar.admin_routes": {"sidecar"},

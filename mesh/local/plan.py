@@ -154,6 +154,7 @@ def _sidecar_yaml(layout: Layout, pod: Pod) -> str:
         "listen": str(pod.sidecar),
         "admin": str(pod.sidecar_admin),
         "health_listen": str(pod.sidecar_health),
+        "drain_notice_s": 1,  # of Ctrl-C nobody needs to be told for longer
         "engine": {
             "address": str(pod.engine),
             "health": {"kind": "grpc", "address": str(pod.engine_health), "interval_s": 1},

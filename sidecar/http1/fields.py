@@ -48,6 +48,8 @@ _VARYING: Final = frozenset(
         b"content-length",
         b"endpoint-load-metrics",
         b"idempotency-key",
+        b"x-headgate-caller",
+        b"x-headgate-signature",
         b"traceparent",
         b"tracestate",
         b"x-forwarded-for",
@@ -94,6 +96,9 @@ _NOTED_OF_REQUESTS: Final = _DROPPED_FROM_REQUESTS.union(
         b"grpc-timeout",
         b"max-forwards",
         b"x-api-key",
+        b"x-headgate-caller",  # believed only where peers come in, and signed
+        b"x-headgate-hop",
+        b"x-headgate-signature",
         b"x-priority",
         b"x-request-timeout-ms",
         b"x-stainless-read-timeout",
@@ -109,7 +114,13 @@ _DROPPED_FROM_ANSWERS: Final = _HOP_BY_HOP | {
     b"via",
     b"x-request-id",
 }
-_NOTED_OF_ANSWERS: Final = _DROPPED_FROM_ANSWERS | {b"content-encoding", b"content-type", b"date"}
+_NOTED_OF_ANSWERS: Final = _DROPPED_FROM_ANSWERS | {
+    b"content-encoding",
+    b"content-type",
+    b"date",
+    b"retry-after",
+    b"x-headgate-reason",
+}
 
 # Fields of which a second one would be read differently by different readers.
 _SINGLE: Final = frozenset(

@@ -38,6 +38,10 @@ class Catalog:
         """The bounded name of `name`."""
         return self._labels.get(name, OTHER)
 
+    def labels(self) -> list[str]:
+        """Of all that are served."""
+        return list(self._labels.values())
+
     def load(self, listing: bytes) -> None:
         """Take what `/v1/models` answered; raises ValueError and keeps the old names when it is not that."""
         try:

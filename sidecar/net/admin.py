@@ -83,6 +83,16 @@ def on_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], T], timeout_s: f
         raise
 
 
+def comes_true(loop: asyncio.AbstractEventLoop, event: asyncio.Event, within_s: float) -> bool:
+    """Whether `event` of the data plane's loop is set in time; waits for it in an admin thread."""
+    future = asyncio.run_coroutine_threadsafe(event.wait(), loop)
+    try:
+        return future.result(within_s)
+    except (TimeoutError, concurrent.futures.CancelledError):
+        future.cancel()
+        return False
+
+
 class Admin:
     """Serves `routes` at `address`, which may have port 0 or be a unix socket."""
 

@@ -47,12 +47,17 @@ def engine_head(
     return parts
 
 
-def own_answer(x: Exchange, reply: Reply, status: int, date: Date, load: bytes, *, close: bool) -> bytes:
-    """A whole refusal, with `status` in place of its usual one, or what we say where nothing is refused."""
+def own_answer(
+    x: Exchange, reply: Reply, status: int, date: Date, load: bytes, *, close: bool, elsewhere: bool
+) -> bytes:
+    """A whole refusal, with `status` in place of its usual one, or what we say where nothing is refused.
+
+    `elsewhere`: another pod may do better.
+    """
     refusal = reply.refusal
     fields = b"%b%b%b%b%b%b" % (
         b"x-headgate-reason: %b\r\n" % refusal.reason.encode() if refusal.reason else b"",
-        _returning(refusal, reply.retry_after_s),
+        _returning(refusal, reply.retry_after_s, elsewhere),
         reply.headers,
         date.line(),
         load,
@@ -88,12 +93,12 @@ def _about(x: Exchange) -> bytes:
     )
 
 
-def _returning(refusal: Refusal, retry_after_s: float | None) -> bytes:
+def _returning(refusal: Refusal, retry_after_s: float | None, elsewhere: bool) -> bytes:
     """When to come back, for callers (RFC 9110 section 10.2.3, OpenAI's SDK) and for Envoy."""
     lines = b""
     if refusal.status == 429:
         lines += b"x-envoy-ratelimited: true\r\n"
-    if refusal.elsewhere:
+    if elsewhere:
         lines += b"x-headgate-elsewhere: 1\r\n"
     if refusal.inviting and retry_after_s is None:
         lines += b"x-should-retry: false\r\n"

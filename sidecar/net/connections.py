@@ -150,7 +150,7 @@ class Connections:
                 return
             dialling.abandon()
             if upstream is None:
-                x.pipeline.refuse(x, Reply(CONNECT_FAILED))
+                x.pipeline.fail(x, Reply(CONNECT_FAILED))
             else:
                 self._send_late(upstream, x)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from sidecar.flow.places import Places
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from sidecar.balance.orca import LoadReport
     from sidecar.clock import Clock
+    from sidecar.exchange import Exchange
     from sidecar.flow.budget import Budget
     from sidecar.http1.forwarded import Trust
     from sidecar.lifecycle import Lifecycle
@@ -35,10 +37,13 @@ class Context:
         "complaints",
         "connections",
         "date",
+        "has_elsewhere",
         "has_left",
+        "introduce",
         "lifecycle",
         "max_connections",
         "overload_status",
+        "patience_s",
         "pipeline",
         "places",
         "report",
@@ -65,7 +70,10 @@ class Context:
         self.report = report  # how full this pod is, for the heads of answers
         self.clients: set[Downstream] = set()
         self.places = Places()  # connections of each address
+        self.patience_s = inf  # after so long without a first token another pod is asked
         self.turned_away = 0  # connections beyond max_connections that are being told so
+        self.introduce: Callable[[Exchange, bytes], bytes] = _nobody
+        self.has_elsewhere: Callable[[], bool] = lambda: True
         self.has_left: Callable[[asyncio.BaseTransport], bool] = peer_has_left
 
     def configure(self, config: Config, pipeline: Pipeline, trust: Trust) -> None:
@@ -80,6 +88,9 @@ class Context:
 
     def enter(self, client: Downstream) -> str | None:
         """Take `client` in, or say why it is one too many."""
+        if client.is_mesh:  # they carry many callers, and whoever asks for too much is refused by itself
+            self.clients.add(client)
+            return None
         if len(self.clients) >= self.max_connections:
             return "try another pod"
         # A proxy's address carries many callers, and a unix socket has none.
@@ -95,3 +106,8 @@ class Context:
         self.clients.discard(client)
         if client.has_place:
             self.places.give_back(client.peer)
+
+
+def _nobody(x: Exchange, target: bytes) -> bytes:
+    """There is no mesh."""
+    return b""

@@ -59,14 +59,15 @@ class Downstream(asyncio.Protocol):
     __slots__ = (
         "_answering", "_began", "_body_seen", "_closing", "_congested_since", "_context", "_event_stream",
         "_failure", "_heard", "_looking", "_proceeding", "_reader", "_reading", "_timer", "_transport",
-        "_turned_away", "_unread", "_until_close", "_x", "has_place", "peer", "takes_chunks",
+        "_turned_away", "_unread", "_until_close", "_x", "has_place", "is_mesh", "peer", "takes_chunks",
     )  # fmt: skip
 
     _transport: asyncio.Transport
     _timer: Timer
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, is_mesh: bool = False) -> None:
         self._context = context
+        self.is_mesh = is_mesh
         self._reader = RequestReader()
         self._failure: ProtocolError | None = None  # what ended the reading
         self._x: Exchange | None = None
@@ -379,7 +380,10 @@ class Downstream(asyncio.Protocol):
         status = context.overload_status if reply.refusal is OVERLOADED else reply.refusal.status
         x.status = status
         load = context.report.line(context.clock.now(), x.request.noted) if x.is_work else b""
-        self._transport.write(own_answer(x, reply, status, context.date, load, close=self._closing))
+        elsewhere = reply.refusal.elsewhere and context.has_elsewhere()
+        self._transport.write(
+            own_answer(x, reply, status, context.date, load, close=self._closing, elsewhere=elsewhere)
+        )
         self._end()
 
     def _break_off(self, refusal: Refusal) -> None:

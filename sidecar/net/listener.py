@@ -40,10 +40,14 @@ class Listener:
     """Accepts client connections at `address`.
 
     `descriptors` is how many files connections may take, to clients and to engines; None: any number.
+    `is_mesh`: this is where peers come in.
     """
 
-    def __init__(self, context: Context, address: Address, descriptors: int | None = None) -> None:
+    def __init__(
+        self, context: Context, address: Address, descriptors: int | None = None, *, is_mesh: bool = False
+    ) -> None:
         self._context = context
+        self._is_mesh = is_mesh
         self._address = address
         self._descriptors = descriptors
         self._sockets: list[socket.socket] = []
@@ -122,7 +126,7 @@ class Listener:
     def _accepted(self) -> Downstream:
         if self._spare() <= _MARGIN + 2:  # this one is not counted yet
             self._full.set()
-        return Downstream(self._context)
+        return Downstream(self._context, is_mesh=self._is_mesh)
 
     def _pause(self) -> None:
         context = self._context

@@ -62,8 +62,13 @@ async def fetch(address: Address, path: str, timeout_s: float) -> tuple[int, byt
     return head.status, body
 
 
-async def get(address: Address, path: str, timeout_s: float, most: int) -> tuple[ResponseHead, bytes]:
-    """GET `path`: head, and body of at most so many bytes. Raises OSError, TimeoutError or ProtocolError."""
+async def get(
+    address: Address, path: str, timeout_s: float, most: int, lines: bytes = b""
+) -> tuple[ResponseHead, bytes]:
+    """GET `path`: head, and body of at most so many bytes. Raises OSError, TimeoutError or ProtocolError.
+
+    `lines`: further header lines, each with its CRLF.
+    """
     async with asyncio.timeout(timeout_s):
         if address.path:
             reader, writer = await asyncio.open_unix_connection(address.path)
@@ -71,7 +76,8 @@ async def get(address: Address, path: str, timeout_s: float, most: int) -> tuple
             reader, writer = await asyncio.open_connection(address.host, address.port)
         try:
             host = "localhost" if address.path else str(address)
-            writer.write(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+            head = f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n".encode()
+            writer.write(b"%b%b\r\n" % (head, lines))
             return await _answer(reader, most)
         finally:
             writer.transport.abort()

@@ -1,8 +1,11 @@
 """A connection to an engine: one exchange at a time out, its answer back as it comes.
 
-While it carries an exchange: no first byte within `first_byte_s` of the last one sent, a body not taken
-for as long, or no further byte for `stall_s`, ends it. While it is idle any byte from the engine
-discards it, so that nobody gets an answer to another's question.
+While it carries an exchange: no first token within `first_byte_s` of the last byte sent, a body not taken
+for as long, or no further token for `stall_s`, ends it. Comments that keep a connection alive are no tokens.
+While it is idle any byte from the engine discards it, so that nobody gets an answer to another's question.
+
+An attempt that fails before its first token may find another place (`Pipeline.recovers`): so does one whose
+first token takes longer than the engine ever does (`Context.patience_s`).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from sidecar.http1.encode import LAST_CHUNK, chunk
 from sidecar.http1.fields import PROXY_WORDS
 from sidecar.http1.request import ABSOLUTE
 from sidecar.http1.response import ResponseReader
+from sidecar.llm.tokens import has_token, is_keep_alive
 from sidecar.net.answers import VIA, interim_head
 from sidecar.net.sockets import pause_at_once, read_little
 
@@ -38,6 +42,9 @@ _SAFE: Final = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 section 9.2.1
 _EVENT: Final = b"data:"  # once in each event, however its lines end, and in no comment
 _USAGE: Final = b'"usage"'
 _TAIL: Final = 4096  # bytes at the end of a piece in which it is looked for
+_MOST_EARLY: Final = 64 * 1024  # bytes before a first token: a stream may say what we do not know
+_EMPTY: Final = "empty_stream"
+_STATUS: Final = "status"
 _JOINED_UP_TO: Final = 16 * 1024  # below this one copied write is cheaper than two buffers
 
 log = logging.getLogger("headgate.upstream")
@@ -50,6 +57,7 @@ class Upstream(asyncio.Protocol):
         "_begun",
         "_congested",
         "_context",
+        "_early",
         "_head_seen",
         "_heard",
         "_paused",
@@ -73,6 +81,7 @@ class Upstream(asyncio.Protocol):
         self._x: Exchange | None = None
         self._begun = False  # the answer has, though its head is not whole
         self._head_seen = False
+        self._early = b""  # what came of the answer before its first token
         self._streams = False  # the request's body is sent as it comes
         self._congested = False  # the engine does not take what is sent
         self._paused = False  # what it sends is not read, for the client's sake
@@ -103,7 +112,8 @@ class Upstream(asyncio.Protocol):
             return
         reader = self._reader
         if self._head_seen:  # until then nothing that comes ends the wait for it
-            self._heard = self._context.clock.now()
+            if not x.stream or _EVENT in data or not is_keep_alive(data):
+                self._heard = self._context.clock.now()
             if x.client.takes_chunks and not x.pipeline.sees_data:
                 length = reader.whole_chunks(data)
                 if length:
@@ -122,9 +132,13 @@ class Upstream(asyncio.Protocol):
             _count(x, body)
         head = None
         if not self._head_seen:
-            head = self._head(x, bool(body))
+            if self._early:
+                body = self._early + body
+            head = self._head(x, body)
             if head is None:
+                self._early = body
                 return
+            self._early = b""
         if body and x.pipeline.sees_data and not x.pipeline.data(x, body):
             return
         if reader.complete:
@@ -157,13 +171,14 @@ class Upstream(asyncio.Protocol):
         if x is None:
             return
         if exc is None and self._reader.end_of_stream():
-            head = None
+            head, body = None, b""
             if not self._head_seen:  # it waited for a token, and there is none
-                head = self._head(x, True)
+                body = self._early
+                head = self._head(x, body)
                 if head is None:
                     return
             self._release()
-            x.client.relay(x, head, b"", True)
+            x.client.relay(x, head, body, True)
         elif self._may_repeat(x):
             log.debug("%s: an idle connection had ended", self.endpoint.name)
             self._release()
@@ -192,6 +207,7 @@ class Upstream(asyncio.Protocol):
         self._x = x
         x.upstream = self
         self._begun = self._head_seen = False
+        self._early = b""
         self._heard = x.dispatched
         self._reader.expect(x.request.method)
         if x.client.is_congested:
@@ -253,13 +269,16 @@ class Upstream(asyncio.Protocol):
             parts += _proxys_words(noted, peer, host)
         else:
             parts += (peer, b"\r\nx-forwarded-proto: http\r\nx-forwarded-host: ", host)
-        parts += (b"\r\nx-request-id: ", x.request_id, b"\r\n\r\n")
+        parts += (b"\r\nx-request-id: ", x.request_id, b"\r\n")
+        if self.endpoint.is_peer:
+            parts.append(self._context.introduce(x, target))
+        parts.append(b"\r\n")
         return parts
 
     # The answer back.
 
-    def _head(self, x: Exchange, has_body: bool) -> ResponseHead | None:
-        """The head, if it is here now and the stages let it pass.
+    def _head(self, x: Exchange, body: bytes) -> ResponseHead | None:
+        """The head, if it is here now and the stages let it pass; `body` is all that came of the answer.
 
         That of a stream waits for the first token: until then the request may still go elsewhere, and a
         failure gets an answer of its own.
@@ -270,9 +289,19 @@ class Upstream(asyncio.Protocol):
                 x.client.interim(x, interim_head(interim))
         reader.interim.clear()
         head = reader.head
-        held = x.stream and head is not None and head.status == 200 and not (has_body or reader.complete)
-        if head is None or held:
+        if head is None:
             self._begun = True
+            return None
+        ends = reader.complete or self._transport.is_closing()
+        if x.stream and head.status == 200:
+            begins = _begins(head, body)
+            if not begins and not ends:
+                self._begun = True
+                return None
+            failure = "" if begins else _EMPTY
+        else:
+            failure = _STATUS if head.status >= 500 or (self.endpoint.is_peer and head.status == 429) else ""
+        if failure and self._goes_elsewhere(x, head, failure):
             return None
         self._head_seen = True
         self._heard = self._context.clock.now()
@@ -281,6 +310,17 @@ class Upstream(asyncio.Protocol):
         if FIELD in head.noted:
             self._hear(head.noted[FIELD])
         return head if x.pipeline.response(x) else None
+
+    def _goes_elsewhere(self, x: Exchange, head: ResponseHead, failure: str) -> bool:
+        """Another place is found for `x`, and what came of this answer is forgotten."""
+        x.refused_by = head.noted.get(b"x-headgate-reason", b"")
+        x.upstream = None  # its next attempt may begin at once
+        if not x.pipeline.recovers(x, failure, head.status):
+            x.upstream = self
+            return False
+        self._x = None
+        self._transport.abort()
+        return True
 
     def _hear(self, value: bytes) -> None:
         """The engine says how full it is."""
@@ -331,7 +371,19 @@ class Upstream(asyncio.Protocol):
         assert x is not None
         self._release()
         self._transport.abort()
-        x.pipeline.refuse(x, Reply(refusal))
+        if self._head_seen:
+            x.pipeline.refuse(x, Reply(refusal))
+        else:
+            x.pipeline.fail(x, Reply(refusal))
+
+    def _try_elsewhere(self, x: Exchange) -> None:
+        """The first token is late; where nobody else could do it, it may still come."""
+        x.upstream = None
+        if x.pipeline.recovers(x, FIRST_TOKEN_TIMEOUT.reason):
+            self._x = None
+            self._transport.abort()
+        else:
+            x.upstream = self
 
     def _may_repeat(self, x: Exchange) -> bool:
         """The engine seems to have left before it was asked, and asking it again does no harm."""
@@ -352,7 +404,7 @@ class Upstream(asyncio.Protocol):
     def _every(self) -> float:
         """How often to look at the time-outs: often enough for the shortest, rarely enough for thousands."""
         timeouts = self._context.timeouts if self._x is None else self._x.timeouts
-        return min(5.0, timeouts.first_byte_s / 4, timeouts.stall_s / 4)
+        return min(5.0, timeouts.first_byte_s / 4, timeouts.stall_s / 4, self._context.patience_s / 4)
 
     def _check(self, _: None) -> None:
         x = self._x
@@ -362,10 +414,22 @@ class Upstream(asyncio.Protocol):
             if not self._head_seen:
                 if silence >= timeouts.first_byte_s and (self._congested or not self._streams):
                     self._fail(FIRST_TOKEN_TIMEOUT)
+                elif x.stream and silence >= self._context.patience_s and not self._streams:
+                    self._try_elsewhere(x)
             elif silence >= timeouts.stall_s:
                 self._fail(STALLED)
         if not self._transport.is_closing():
             self._timer = self._context.timers.after(self._every(), self._check, None)
+
+
+def _begins(head: ResponseHead, body: bytes) -> bool:
+    """A stream has come to its first token, or it cannot be told."""
+    noted = head.noted
+    if len(body) > _MOST_EARLY:
+        return True
+    if noted.get(b"content-type", b"")[:17].lower() != b"text/event-stream" or b"content-encoding" in noted:
+        return len(body) > 0
+    return has_token(body)
 
 
 def _count(x: Exchange, data: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.pipeline import Stage
+from sidecar.stages.hop import HEARTBEAT
 from sidecar.telemetry.record import Record
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Account(Stage):
         return None
 
     def on_complete(self, x: Exchange) -> None:
+        if x.path == HEARTBEAT and x.hop:
+            return  # members ask each other every second
         duration = self._clock.now() - x.arrived
         request, responded, waited, endpoint = x.request, x.responded, x.waited, x.endpoint
         ticket = x.ticket

@@ -5,6 +5,8 @@ it is parked until its turn, or until its first token could no longer come in ti
 when to return, if there will be room before the caller stops waiting, else not to. Everything but work
 passes: a list of models must not wait behind a generation.
 
+While the engine beside us is down, and a peer is there, work passes without a ticket: the peer admits it.
+
 The engine is watched from here: a response head is a first token (`net` holds back the heads of streams
 until then), and `tick` reads how many tokens each exchange has got.
 """
@@ -19,7 +21,7 @@ from sidecar.exchange import FORWARDED, PARKED, WAITING, Exchange, Reply, Verdic
 from sidecar.flow.admission import ENTERED, FULL, QUEUED
 from sidecar.flow.controller import Heard
 from sidecar.flow.invitations import fingerprint
-from sidecar.flow.ticket import FIRST, GONE, INVITED, REPEAT, Ticket
+from sidecar.flow.ticket import DECODE, FIRST, GONE, INVITED, REPEAT, Ticket
 from sidecar.flow.ticket import RUNNING as ADMITTED
 from sidecar.flow.ticket import WAITING as QUEUED_UP
 from sidecar.llm.request import with_priority
@@ -27,6 +29,7 @@ from sidecar.llm.usage import read_usage
 from sidecar.pipeline import Stage
 
 if TYPE_CHECKING:
+    from sidecar.balance.fleet import Fleet
     from sidecar.balance.load import EngineLoad
     from sidecar.clock import Alarms, Clock
     from sidecar.errors import Refusal
@@ -52,6 +55,7 @@ class Admit(Stage):
         admission: Admission,
         estimates: Estimates,
         load: EngineLoad,
+        fleet: Fleet,
         metrics: Metrics,
         clock: Clock,
         alarms: Alarms,
@@ -67,6 +71,8 @@ class Admit(Stage):
         self._admission = admission
         self._estimates = estimates
         self._load = load
+        self._fleet = fleet
+        self._spills = config.mesh is not None and config.mesh.spill == "overload"
         self._max_age = config.engine.metrics.max_age_s
         self._kv_tokens = config.engine.kv_tokens
         self._metrics = metrics
@@ -75,9 +81,11 @@ class Admit(Stage):
         self._at = at
 
     def on_request(self, x: Exchange) -> Verdict:
-        if self._off or not x.is_work:
+        if not x.is_work:
             return None
         now = self._clock.now()
+        if x.away or self._goes_away(x, now) or self._off:
+            return None
         admission, ticket = self._admission, x.ticket
         if ticket is not None:  # it was sent back here
             admission.requeue(ticket, now)
@@ -93,6 +101,9 @@ class Admit(Stage):
             if admission.dropped:
                 self._tell_dropped()
             return self._wait(x, ticket, now)
+        if self._spills and x.hop == 0 and self._fleet.has_room(now, x.model):
+            x.away = True
+            return None
         return self._refusal(x, QUEUE_FULL if outcome == FULL else OVERLOADED)
 
     def on_response(self, x: Exchange) -> None:
@@ -137,6 +148,19 @@ class Admit(Stage):
                 late = self._refusal(x, OVERLOADED) if ticket.state == GONE else None
                 x.pipeline.resume(x, late)
 
+    def hand_over(self) -> None:
+        """The engine beside us is down, or we are leaving: who waits goes to a peer."""
+        if self._off or self._shadow:
+            return
+        now = self._clock.now()
+        for ticket in list(self._admission.waiting()):
+            x: Exchange = ticket.member
+            if x.state == WAITING and x.hop == 0 and self._fleet.has_somebody(now, x.model):
+                self._stop_waiting(x)
+                self._admission.leave(ticket)
+                x.away = True
+                x.pipeline.resume(x)
+
     def tick(self) -> None:
         """Several times a second: take stock, and let in whom that allows to run."""
         admission, now = self._admission, self._clock.now()
@@ -176,6 +200,21 @@ class Admit(Stage):
             log.warning("tenant %s asks for far more than usual: it is held to its part of the queue", tenant)
         self._admission.abnormal = frozenset()
 
+    def _goes_away(self, x: Exchange, now: float) -> bool:
+        """Whether a peer is to take it; or else it may be a trial of an engine that is down."""
+        fleet = self._fleet
+        if fleet.own_takes(now):
+            return False
+        if not fleet.leaving and fleet.may_try(now):
+            x.on_trial = True
+            return False
+        if x.hop or not fleet.has_somebody(now, x.model):
+            return False
+        x.away = True
+        _, fresh, answer = self._estimates.expect(x.tenant, x.model, x.size, x.max_tokens)
+        x.cost = fresh + DECODE * answer * x.answers
+        return True
+
     def _ticket(self, x: Exchange, now: float) -> Ticket:
         tenant, cls = x.tenant, self._rank[x.cls]
         prompt, fresh, answer = self._estimates.expect(tenant, x.model, x.size, x.max_tokens)
@@ -185,6 +224,7 @@ class Admit(Stage):
             due = x.deadline
         ticket = Ticket(x, cls, tenant, x.weight, prompt, fresh, answer * x.answers, x.origin, due)
         ticket.steady = x.stream
+        x.cost = ticket.work
         body = x.body
         if body is not None:
             if self._tells_engine and not self._shadow:

@@ -7,6 +7,8 @@ the body is still coming the exchange is parked here. Nothing below reads the re
 The engine's metrics page is answered from here, with our queue in it, so that whoever watches the engine
 sees all who wait; while we have none that is fresh, the engine answers.
 
+What a peer hands on is introduced by it (`stages.hop`) and not asked again who it is.
+
 Two things are taken here and given back at the end: room for the body, and an alarm for the deadline,
 which ends the exchange wherever it is.
 """
@@ -32,9 +34,10 @@ from sidecar.http1.fields import PSEUDONYM
 from sidecar.llm.patience import LONGEST_S, elapsed_s, patience_s, says_patience
 from sidecar.llm.request import EMBEDDINGS, HIGHEST, LOWEST, OWN, Route, read
 from sidecar.pipeline import Stage
+from sidecar.stages.hop import HEARTBEAT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sidecar.balance.engine_page import EnginePage
     from sidecar.clock import Alarms, Clock
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from sidecar.lifecycle import Lifecycle
     from sidecar.llm.models import Catalog
     from sidecar.settings import ClassRule, Config, Tenant
+    from sidecar.stages.hop import Hop
     from sidecar.telemetry.metrics import Metrics
 
 _UNREAD: Final = 4096  # bytes of text at most in a body that is not read: it may be sound or pictures
@@ -70,6 +74,8 @@ class Identify(Stage):
         bodies: Budget,
         metrics: Metrics,
         page: EnginePage,
+        hop: Hop,
+        hands_on: Callable[[], bool],
     ) -> None:
         self._clock = clock
         self._alarms = alarms
@@ -94,6 +100,8 @@ class Identify(Stage):
         self._longest = config.timeouts.request_s
         self._routes: dict[bytes, tuple[Route, bool]] = {}
         self._page = page
+        self._hop = hop
+        self._hands_on = hands_on
         shown = config.engine.metrics
         self._page_path = shown.path if shown.reexport else None
 
@@ -120,13 +128,18 @@ class Identify(Stage):
                 return reply
         if denied:
             return Reply(FORBIDDEN)
-        tenant = self._tenant(noted)
-        if tenant is None:
-            return Reply(UNAUTHENTICATED, headers=_CHALLENGE)
-        x.tenant = tenant.name
-        x.weight = tenant.weight
-        assert tenant.cls is not None
-        x.cls = tenant.cls
+        if x.client.is_mesh:
+            verdict = self._from_peer(x)
+            if verdict is not None:
+                return verdict
+        else:
+            tenant = self._tenant(noted)
+            if tenant is None:
+                return Reply(UNAUTHENTICATED, headers=_CHALLENGE)
+            x.tenant = tenant.name
+            x.weight = tenant.weight
+            assert tenant.cls is not None
+            x.cls = tenant.cls
         if x.deadline is not None:
             left = x.deadline - self._clock.now()  # it may have waited behind another one of its connection
             if left <= 0:
@@ -138,7 +151,7 @@ class Identify(Stage):
         """The answer to what cannot be served here, whoever asks."""
         request, lifecycle = x.request, self._lifecycle
         noted = request.noted
-        if lifecycle.draining:
+        if lifecycle.draining and (x.client.is_mesh or not self._hands_on()):
             return Reply(DRAINING, retry_after_s=self._clock.jitter(1.0, 0.2))
         if lifecycle.lagging and x.is_work:  # what is queued now would make everybody later still
             return Reply(OVERLOADED, retry_after_s=self._clock.jitter(1.0, 0.2))
@@ -151,6 +164,14 @@ class Identify(Stage):
         if expect is not None and expect.lower() != b"100-continue" and request.version == "1.1":
             return Reply(EXPECTATION)
         return None
+
+    def _from_peer(self, x: Exchange) -> Verdict:
+        verdict = self._hop.receive(x)
+        if verdict is None and x.path == HEARTBEAT:
+            return Reply(_OURS_TO_ANSWER, body=self._hop.heartbeat(), content_type=b"application/msgpack")
+        if x.cls not in self._rank:  # its configuration is another one
+            x.cls = next(reversed(self._rank))
+        return verdict
 
     def _let_through(self, x: Exchange) -> Verdict:
         """What is not read: the engine's matter, but for its metrics page."""
@@ -282,6 +303,8 @@ class Identify(Stage):
 
     def _classify(self, x: Exchange, tier: str | None, model: str | None) -> None:
         """The caller's word, else the first rule that matches; the tenant's own class is the ceiling."""
+        if x.hop:
+            return  # it was said where the caller came in
         rank = self._rank
         given = x.request.noted.get(b"x-priority")
         cls = given.decode("latin-1").lower() if given else None

@@ -1,47 +1,237 @@
-"""Where it runs: the engine beside us, while it is healthy. Pure part: `balance.endpoint`.
+"""Where it runs: the engine beside us, or a peer's sidecar. Pure parts: `balance.fleet`, `balance.retry`.
 
 At dispatch, not at arrival, so that it sees what is true now. This is the retry point.
+
+The engine beside us takes all that it can. What Admit has set aside for a peer (`x.away`), and what comes
+while our engine is down, goes to one; from there it goes no further. An attempt that came to nothing before
+its caller got a byte is made again on another pod, if its kind of failure, its deadline and the budget allow.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Final
 
-from sidecar.errors import NO_ENDPOINT, TIMEOUT
-from sidecar.exchange import Exchange, Reply, Verdict
+from sidecar.balance.retry import pause_s
+from sidecar.errors import CONNECT_FAILED, NO_ENDPOINT, OVERLOADED, TIMEOUT, UPSTREAM_RESET
+from sidecar.exchange import FORWARDED, Exchange, Reply, Verdict
 from sidecar.pipeline import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sidecar.balance.endpoint import Endpoint
-    from sidecar.clock import Clock
+    from sidecar.balance.fleet import Fleet
+    from sidecar.balance.progress import Progress
+    from sidecar.balance.retry import FirstTokens, RetryBudget
+    from sidecar.clock import Alarms, Clock
+    from sidecar.settings import Config
+    from sidecar.telemetry.metrics import Metrics
+
+log = logging.getLogger("headgate.pick")
+
+_SCATTER: Final = 0.2
+_TICK_S: Final = 0.05  # of alarms: a shorter pause is none
+_MOVED: Final = "moved"  # the engine is down: that is no retry of anybody's choice
+_BROKEN: Final = frozenset({CONNECT_FAILED.reason, UPSTREAM_RESET.reason})
+_ELSEWHERE: Final = frozenset({b"overloaded", b"queue_full", b"queue_timeout", b"no_endpoint", b"draining"})
+_SAFE: Final = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 section 9.2.1
 
 
 class Pick(Stage):
-    """Chooses among the engine's endpoints the healthy one with the least in flight."""
+    """`restart_at` is the index of the stage that an exchange for a peer enters again."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], clock: Clock, retry_after_s: float) -> None:
-        self._endpoints = endpoints
+    def __init__(
+        self,
+        config: Config,
+        fleet: Fleet,
+        progress: Progress,
+        budget: RetryBudget,
+        first_tokens: FirstTokens,
+        metrics: Metrics,
+        clock: Clock,
+        alarms: Alarms,
+        restart_at: int,
+    ) -> None:
+        retry = config.retry
+        self._retries = retry.max_retries if retry.mode == "on" else 0
+        self._statuses = frozenset(retry.statuses)
+        self._base_s = retry.base_ms / 1000
+        self._longest_s = retry.max_ms / 1000
+        self._most_retries = config.engine.max_retries
+        self._retry_after_s = config.engine.health.interval_s
+        self._trial_s = config.engine.health.progress_s
+        self._max_age_s = config.engine.metrics.max_age_s
+        self._watches = config.engine.health.progress == "on"
+        self._fleet = fleet
+        self._progress = progress
+        self._seen = (0, 0)  # at the last tick: what had come from the engine, and its own counters
+        self._tokens = 0  # and the tokens of what ran
+        self._was_healthy = fleet.own.healthy
+        self._budget = budget
+        self._first_tokens = first_tokens
+        self._metrics = metrics
         self._clock = clock
-        self._retry_after_s = retry_after_s
+        self._alarms = alarms
+        self._restart_at = restart_at
 
     def on_request(self, x: Exchange) -> Verdict:
-        best: Endpoint | None = None
-        for endpoint in self._endpoints:
-            if endpoint.healthy and (best is None or endpoint.in_flight < best.in_flight):
-                best = endpoint
         now = self._clock.now()
         x.endpoint = None
         if x.deadline is not None and x.deadline <= now:
             return Reply(TIMEOUT)  # nobody waits for it any more
-        x.endpoint = best
-        if best is None:
-            return Reply(NO_ENDPOINT, retry_after_s=self._clock.jitter(self._retry_after_s, 0.2))
-        best.in_flight += 1
+        x.failure = ""
+        endpoint = self._choose(x, now)
+        if endpoint is None:
+            return Reply(NO_ENDPOINT, retry_after_s=self._clock.jitter(self._retry_after_s, _SCATTER))
+        if len(endpoint.carried) >= endpoint.max_requests:
+            return Reply(OVERLOADED, retry_after_s=self._clock.jitter(1.0, _SCATTER))
+        x.endpoint = endpoint
+        endpoint.carried[x] = None
         x.dispatched = now
+        if x.cost and x.attempt == 1:
+            self._budget.deposit(x.cost, now)
         return None
 
+    def on_response(self, x: Exchange) -> None:
+        endpoint = x.endpoint
+        assert endpoint is not None
+        endpoint.unblock()
+        if x.is_work and x.status == 200:
+            endpoint.moved += 1
+        if x.stream or endpoint.is_peer:
+            took, now = x.responded - x.dispatched, x.responded
+            endpoint.sample(took, now)
+            if x.stream and x.status == 200:
+                self._first_tokens.add(took)
+
     def on_complete(self, x: Exchange) -> None:
-        if x.endpoint is not None:
-            x.endpoint.in_flight -= 1
+        endpoint = x.endpoint
+        if endpoint is not None:
+            endpoint.carried.pop(x, None)
+            if x.is_work and x.status == 200 and not x.reason:
+                endpoint.moved += 1
+            outcome = x.failure or x.reason or ("ok" if x.status < 500 else "status")
+            self._metrics.attempted("peer" if endpoint.is_peer else "engine", outcome)
+
+    def recover(self, x: Exchange) -> bool:
+        """Send `x`, whose attempt failed as it says, to another pod; False: there is none for it."""
+        endpoint, now = x.endpoint, self._clock.now()
+        assert endpoint is not None
+        if x.failure in _BROKEN:
+            endpoint.block(now)
+        elif x.failure == "status" and not self._is_worth_it(x):
+            return False
+        if not self._may_move(x, now) or x.attempt > self._retries:
+            return False
+        if not self._fleet.peer(x.model, (*x.tried, endpoint), now):
+            return False
+        if endpoint.is_peer or endpoint.usable:
+            if self._retrying() >= self._most_retries or not self._budget.withdraw(x.cost, now):
+                return False
+        else:
+            self._budget.owe(x.cost, now)
+        self._forget(x, endpoint)
+        pause = pause_s(x.attempt, self._base_s, self._longest_s, self._clock.jitter(1.0, 1.0) - 1.0)
+        if pause < _TICK_S / 2:
+            x.pipeline.retry(x, at=self._restart_at)
+        else:
+            self._alarms.after(pause, self._go_on, (x, x.attempt))
+        return True
+
+    def tick(self, gap_s: float, prompts_s: float) -> None:
+        """Several times a second: see whether the engine moves, and whether what it has must go elsewhere.
+
+        `gap_s`: mean time between its tokens. `prompts_s`: of those that it has not computed.
+        """
+        own, now, progress = self._fleet.own, self._clock.now(), self._progress
+        if own.healthy and not self._was_healthy:
+            progress.begin_anew(now)
+        self._was_healthy = own.healthy
+        moved, busy = self._has_moved(own, now)
+        if self._watches and progress.tick(now, busy=busy, moved=moved, gap_s=gap_s, prompts_s=prompts_s):
+            log.warning("engine %s %s", own.name, "hangs" if progress.hung else "moves again")
+        own.hung = progress.hung
+        if own.hung and own.carried:
+            self._move_all(own, now)
+
+    def _has_moved(self, own: Endpoint, now: float) -> tuple[bool, bool]:
+        """Whether there was progress since the last look, and whether it would have been seen.
+
+        Nothing is seen of an answer that comes whole, but for the engine's counters; where its check fails
+        as well, that is enough to go by.
+        """
+        load, before = own.load, self._seen
+        counts = now - load.counted_at <= self._max_age_s
+        tells = counts or not own.healthy
+        tokens, busy = 0, False
+        for x in own.carried:
+            if x.is_work:
+                tokens += x.tokens
+                busy = busy or ((x.stream or tells) and not x.client.is_congested)
+        counted = (load.generated_total or 0) + (load.prompt_total or 0) if counts else before[1]
+        self._seen = own.moved, counted
+        moved = own.moved != before[0] or tokens > self._tokens or counted > before[1]
+        self._tokens = tokens
+        return moved, busy
+
+    def _move_all(self, own: Endpoint, now: float) -> None:
+        """What it has not begun to answer goes to peers, or its callers are told to go there."""
+        for x in list(own.carried):
+            if x.state != FORWARDED or x.responded or x.upstream is None or not x.is_work:
+                continue
+            if x.on_trial and now - x.dispatched < self._trial_s:
+                continue
+            if self._may_move(x, now) and self._fleet.peer(x.model, (*x.tried, own), now):
+                x.failure, x.failed_with = _MOVED, 0
+                x.upstream.abandon()
+                self._budget.owe(x.cost, now)
+                self._forget(x, own)
+                x.pipeline.retry(x, at=self._restart_at)
+            else:
+                x.pipeline.refuse(
+                    x, Reply(NO_ENDPOINT, retry_after_s=self._clock.jitter(self._retry_after_s, _SCATTER))
+                )
+
+    def _choose(self, x: Exchange, now: float) -> Endpoint | None:
+        fleet = self._fleet
+        own = fleet.own
+        if not x.away and (fleet.own_takes(now) or x.on_trial):
+            return own
+        peer = fleet.peer(x.model, x.tried, now) if x.hop == 0 else None
+        if peer is not None:
+            peer.sent += 1
+            return peer
+        return own if own.usable and not x.away else None
+
+    def _is_worth_it(self, x: Exchange) -> bool:
+        """An answer with this status may be another one elsewhere."""
+        endpoint = x.endpoint
+        assert endpoint is not None
+        if endpoint.is_peer and x.refused_by:  # it has not been started, and another pod may have room
+            return x.refused_by in _ELSEWHERE
+        return x.failed_with in self._statuses
+
+    def _may_move(self, x: Exchange, now: float) -> bool:
+        """It can be sent a second time, and there is time for that."""
+        request = x.request
+        if x.hop or x.responded or (x.deadline is not None and x.deadline <= now):
+            return False
+        return x.body is not None or (
+            request.method in _SAFE and request.complete and not request.received
+        )
+
+    def _retrying(self) -> int:
+        return sum(x.attempt > 1 for peer in self._fleet.peers.values() for x in peer.carried)
+
+    def _forget(self, x: Exchange, endpoint: Endpoint) -> None:
+        """It goes to a peer, and what its attempt left behind is forgotten."""
+        x.tried = (*x.tried, endpoint)
+        x.away = True
+        x.on_trial = False
+        x.tokens = 0
+        x.tail = b""
+        x.status = 0
+
+    def _go_on(self, of: tuple[Exchange, int]) -> None:
+        x, attempt = of
+        if x.state == FORWARDED and x.attempt == attempt:
+            x.pipeline.retry(x, at=self._restart_at)

@@ -93,6 +93,11 @@ ERROR: Final = Metric(
     "headgate_prediction_error_seconds", "How wrong a predicted time to the first token was", ("class",)
 )
 QUEUE: Final = Metric("headgate_queue_seconds", "Time spent in the admission queue", ("model", "class"))
+ATTEMPTS: Final = Metric(
+    "headgate_attempts_total",
+    "Attempts, by where they went and what became of them; requests are counted in headgate_requests_total",
+    ("to", "outcome"),
+)
 INFO: Final = Metric("headgate_info", "The running version, and whether it is compiled")
 GAUGES: Final[dict[GaugeName, Metric]] = {
     "headgate_in_flight": Metric("headgate_in_flight", "Requests that the engine is working on"),
@@ -217,7 +222,7 @@ class Metrics(Collector):
         self._series: dict[tuple[str, str, str], Series] = {}
         self._latencies: dict[tuple[str, str], Latencies] = {}
         self._counts: dict[Metric, dict[tuple[str, ...], int]] = {
-            row: {} for row in (CORRECTED, SHADOWED, PREEMPTIONS, ANOMALIES)
+            row: {} for row in (CORRECTED, SHADOWED, PREEMPTIONS, ANOMALIES, ATTEMPTS)
         }
         self._errors: dict[str, Distribution] = {}
         self._registry = registry = CollectorRegistry()
@@ -248,6 +253,10 @@ class Metrics(Collector):
     def anomaly(self, tenant: str) -> None:
         """A tenant has become abnormal."""
         self._add(ANOMALIES, (tenant,))
+
+    def attempted(self, to: str, outcome: str) -> None:
+        """An attempt at an engine or at a peer is over."""
+        self._add(ATTEMPTS, (to, outcome))
 
     def predicted(self, cls: str, seconds: float, actual: float) -> None:
         """The first token was to come in `seconds` and came after `actual`."""

@@ -184,10 +184,14 @@ def replace_text(file: Path, text: str) -> None:
 
 
 def sidecar_settings(engine_port: int, **sections: Any) -> Settings:
-    """A configuration on free ports in front of the engine at `engine_port`; `sections` are added to it."""
+    """A configuration on free ports in front of the engine at `engine_port`; `sections` are added to it.
+
+    Nobody balances over it: when it drains, it needs no time to be noticed.
+    """
     listen, admin = free_ports(2)
     engine = {"address": f"{HOST}:{engine_port}"} | sections.pop("engine", {})
-    return {"listen": f"{HOST}:{listen}", "admin": f"{HOST}:{admin}", "engine": engine} | sections
+    addresses = {"listen": f"{HOST}:{listen}", "admin": f"{HOST}:{admin}", "engine": engine}
+    return addresses | {"drain_notice_s": 0} | sections
 
 
 @contextlib.contextmanager

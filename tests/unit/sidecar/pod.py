@@ -24,6 +24,8 @@ class Pod:
         """A configuration on sockets in the folder, with `lines` added, and `engine` to that section."""
         places = {name: f"unix:{self.folder}/{name}" for name in ("listen", "admin")} | addresses
         text = [f"{key}: {value}" for key, value in places.items()]
+        if not any(line.startswith("drain_notice_s") for line in lines):
+            text.append("drain_notice_s: 0")  # nobody balances over it
         text.append(f"engine: {{address: unix:{self.folder}/engine{engine}}}")
         self.file.write_text("\n".join([*text, *lines]))
 

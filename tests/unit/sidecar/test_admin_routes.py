@@ -120,7 +120,7 @@ def test_the_configuration_is_shown_without_what_opens_doors(admin: Admin) -> No
 
 
 def test_endpoints(admin: Admin) -> None:
-    admin.app.plane.endpoint.in_flight = 3
+    admin.app.plane.endpoint.carried = dict.fromkeys(range(3))
     admin.app.plane.endpoint.healthy = False
     admin.app.plane.engine_load.hear(EngineLoad(admin.app.plane.clock.now() - 2, kv_used=0.5))
     (found,) = admin.json("GET", "/debug/endpoints")

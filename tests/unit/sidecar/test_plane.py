@@ -25,7 +25,7 @@ def test_what_was_learnt_survives_a_reload() -> None:
     wire.client() >> get("/sleep")
     (wire.client() >> get()).received()
     wire.engine >> ok()
-    reloaded = ("config", "_admit")
+    reloaded = ("config", "_admit", "_pick")
     before = {name: value for name, value in vars(plane).items() if name not in reloaded}
     pipeline = plane.context.pipeline
     wire.configure("drain_s: 7")

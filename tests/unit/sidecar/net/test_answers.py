@@ -29,7 +29,10 @@ def exchange(*, openai: bool = True, method: bytes = b"POST") -> Exchange:
 
 
 def refused(reply: Reply, *, status: int | None = None, close: bool = False) -> Answer:
-    data = own_answer(exchange(), reply, status or reply.refusal.status, DATE, LOAD, close=close)
+    refusal = reply.refusal
+    data = own_answer(
+        exchange(), reply, status or refusal.status, DATE, LOAD, close=close, elsewhere=refusal.elsewhere
+    )
     answer, rest = read_answer(data)
     assert answer.complete
     assert rest == b""
@@ -63,7 +66,8 @@ def test_a_refusal_in_another_words_and_status() -> None:
 
 def test_elsewhere_than_on_openai_paths_it_is_plain() -> None:
     x = exchange(openai=False)
-    answer, _ = read_answer(own_answer(x, Reply(errors.FORBIDDEN), 403, DATE, LOAD, close=False))
+    reply = Reply(errors.FORBIDDEN)
+    answer, _ = read_answer(own_answer(x, reply, 403, DATE, LOAD, close=False, elsewhere=False))
     assert answer.body == b"This path is not open to callers.\n"
     assert b"connection" not in answer
     assert x.bytes_out == len(answer.body)
@@ -79,7 +83,10 @@ def test_what_refuses_nothing_has_the_body_it_is_given() -> None:
 
 def test_head_gets_the_length_alone() -> None:
     answer, rest = read_answer(
-        own_answer(exchange(method=b"HEAD"), Reply(errors.FORBIDDEN), 403, DATE, LOAD, close=False), b"HEAD"
+        own_answer(
+            exchange(method=b"HEAD"), Reply(errors.FORBIDDEN), 403, DATE, LOAD, close=False, elsewhere=False
+        ),
+        b"HEAD",
     )
     assert rest == b""
     assert int(answer[b"content-length"]) > 0

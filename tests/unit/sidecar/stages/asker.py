@@ -11,6 +11,7 @@ from sidecar.llm.models import Catalog
 from sidecar.net.timers import Timers
 from sidecar.pipeline import Pipeline, Ready, Stage
 from sidecar.settings import Timeouts
+from sidecar.stages.hop import Hop
 from sidecar.stages.identify import Identify
 from sidecar.telemetry.metrics import Metrics
 from tests.harness.clock import FakeClock
@@ -23,6 +24,7 @@ class FakeClient:
     """Counts how often the body was asked for."""
 
     is_congested = False
+    is_mesh = False
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
@@ -114,8 +116,20 @@ class Desk(Asker):
         self.queued = 0
         self.page = EnginePage(lambda: self.queued, settings.engine.metrics.max_age_s)
         self.metrics = Metrics("test", 10)
+        self.hands_on = False
+        self.hop = Hop("pod-1", clock, lambda: b"a heartbeat")
         stage = Identify(
-            settings, clock, timers, self.catalog, trust, self.lifecycle, self.bodies, self.metrics, self.page
+            settings,
+            clock,
+            timers,
+            self.catalog,
+            trust,
+            self.lifecycle,
+            self.bodies,
+            self.metrics,
+            self.page,
+            self.hop,
+            lambda: self.hands_on,
         )
         super().__init__(stage, *behind, clock=clock, timers=timers)
 

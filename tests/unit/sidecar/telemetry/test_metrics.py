@@ -99,6 +99,7 @@ def test_what_is_shown_is_what_the_table_says() -> None:
     metrics.shadowed("batch", "queue")
     metrics.preempted("batch", "requeued")
     metrics.anomaly("a")
+    metrics.attempted("engine", "ok")
     metrics.predicted("batch", 1.0, 2.0)
     for name, row in GAUGES.items():
         metrics.gauge(name, lambda: 1, *(["client"] if row.labels else []))
