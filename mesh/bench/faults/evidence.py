@@ -1,12 +1,12 @@
 """What was seen of one run. Times are in seconds after its start.
 
-Counters are sampled, and start again at zero with the process that counts: a request is new in the first
-sample that has it. A pod that does not answer has no samples.
+Counters are sampled: a request is new in the first sample that has it. They are sums of what ended and of what
+runs, which may be read just as one becomes the other, and so fall a little; one that falls to less than half
+is that of a process that was started again. A pod that does not answer has no samples.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import NamedTuple
 
 from mesh.bench.origin import Origin
@@ -81,7 +81,10 @@ class Evidence:
 
 def arrivals(counts: Sequence[Count]) -> Iterator[tuple[float, int]]:
     """When the counter rose, and by how much."""
-    for before, after in pairwise(counts):
-        new = after.requests - (before.requests if after.requests >= before.requests else 0)
-        if new:
-            yield after.at, round(new)
+    most = counts[0].requests if counts else 0.0
+    for at, requests in counts[1:]:
+        if requests < most / 2:
+            most = 0.0
+        if requests > most:
+            yield at, round(requests - most)
+            most = requests

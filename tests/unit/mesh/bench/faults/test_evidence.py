@@ -13,6 +13,7 @@ from tests.unit.mesh.bench.faults.runs import counted, evidence, origin
         ([(0, 5), (1, 6), (2, 6), (3, 8)], [(1, 1), (3, 2)]),
         ([(0, 5), (1, 2)], [(1, 2)]),  # another process, which counts from zero
         ([(0, 5), (1, 0), (2, 1)], [(2, 1)]),
+        ([(0, 5), (1, 4), (2, 5), (3, 6)], [(3, 1)]),  # read between its end and its count
         ([(0, 5)], []),
         ([], []),
     ],
