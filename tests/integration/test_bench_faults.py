@@ -52,6 +52,15 @@ def test_callers_of_sidecars_outlive_their_redis(system: str) -> None:
     assert found.machine > 0
 
 
+def test_an_engine_does_wrong_as_it_is_told() -> None:
+    found = tried(trials.ALL["storm"], "envoy")
+    assert set(found.fates) & {"failed"}
+    assert found.reasons.keys() == {"500"}
+    tries = said(found, "tries of each").figure
+    assert tries is not None
+    assert tries >= 1
+
+
 async def _until_broken(running: contenders.Running) -> None:
     async with asyncio.timeout(30):
         while True:

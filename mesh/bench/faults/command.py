@@ -182,9 +182,15 @@ def _print(plan: Plan, outcome: Outcome) -> None:
             terminal.print(f"\n{trial.name}: {trial.says}", style="bold")
             terminal.print(by_system(results))
     ended = [] if outcome.is_whole else ["ended before all had run"]
+    why = [_reasons(each) for each in outcome.results if each.reasons]
     notes = [f"* {each.trial}, {each.contender}: {note}" for each in outcome.results for note in each.notes]
-    for line in [*notes, *outcome.broken, *ended]:
+    for line in [*why, *notes, *outcome.broken, *ended]:
         terminal.print(line)
+
+
+def _reasons(result: Result) -> str:
+    counts = ", ".join(f"{count} {why}" for why, count in result.reasons.items())
+    return f"{result.trial}, {result.contender}, tries that failed: {counts}"
 
 
 def by_system(results: Sequence[Result]) -> Table:

@@ -1,8 +1,8 @@
 """What was seen of one run. Times are in seconds after its start.
 
-Counters are sampled: a request is new in the first sample that has it. They are sums of what ended and of what
-runs, which may be read just as one becomes the other, and so fall a little; one that falls to less than half
-is that of a process that was started again. A pod that does not answer has no samples.
+Counters are sampled: a request is new in the first sample that has it. They are sums of what ended and of
+what runs, which may be read just as one becomes the other, and so fall a little; one that falls to less than
+half is that of a process that was started again. A pod that does not answer has no samples.
 """
 
 from collections.abc import Iterator, Sequence

@@ -46,7 +46,7 @@ class Stage:
         self.pods = pods
         return Result(
             trial=trial.name, contender=contender.name, seed=seed, verdicts=tuple(self.verdicts), asked=321,
-            fates={"served": 320, "broken": 1}, reasons={}, machine=0.5, own=0.25, cores={},
+            fates={"served": 320, "broken": 1}, reasons={"reset": 1}, machine=0.5, own=0.25, cores={},
             notes=["it was late"],
         )  # fmt: skip
 
@@ -101,6 +101,7 @@ def test_the_table_has_bound_figure_and_verdict(stage: Stage) -> None:
     assert "out after ≤ 6.00 s 0.50 s yes 0.50 s yes" in lines
     assert "out after ≤ 6.00 s never NO never NO" in lines
     assert "* killed, envoy: it was late" in said
+    assert "killed, envoy, tries that failed: 1 reset" in said
     assert "50%" in said
 
 
