@@ -171,15 +171,15 @@ def _plain(value: Any) -> Any:
 
 def _print(plan: Plan, outcome: Outcome) -> None:
     terminal = report.terminal()
-    rate = sum(each.rate for each in trials.traffic(plan.pods))
     terminal.print(
-        f"{plan.pods} pods at {trials.LOAD:.0%} of what they can do, {rate:.1f} requests/s of callers who "
-        f"ask once; seeds {', '.join(map(str, plan.seeds))}"
+        f"{plan.pods} pods; callers ask once, by default for {trials.LOAD:.0%} of what these can do; "
+        f"seeds {', '.join(map(str, plan.seeds))}"
     )
     for trial in plan.trials:
         results = [each for each in outcome.results if each.trial == trial.name]
         if results:
-            terminal.print(f"\n{trial.name}: {trial.says}", style="bold")
+            rate = sum(each.rate for each in trial.traffic(plan.pods))
+            terminal.print(f"\n{trial.name}: {trial.says}; {rate:.0f} requests/s", style="bold")
             terminal.print(by_system(results))
     ended = [] if outcome.is_whole else ["ended before all had run"]
     why = [_reasons(each) for each in outcome.results if each.reasons]
