@@ -8,8 +8,6 @@
 """
 
 import asyncio
-import os
-import signal
 from asyncio import FIRST_COMPLETED
 from collections import deque
 from collections.abc import Sequence
@@ -110,8 +108,8 @@ class Keeper:
     def lose(self) -> None:
         """Kill it, and do not start it again."""
         self._is_lost = True
-        if self._child is not None and self._child.is_running:
-            os.kill(self._child.pid, signal.SIGKILL)
+        if self._child is not None:
+            self._child.kill()
 
     async def keep(self) -> None:
         """Start it again and again; raise PartFailed when that is hopeless."""

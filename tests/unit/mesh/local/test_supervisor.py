@@ -181,3 +181,18 @@ def test_one_that_is_lost_stays_dead_and_is_no_failure() -> None:
     entries = asyncio.run(scenario())
     assert entries.count("pod starting") == 1
     assert not [entry for entry in entries if entry.startswith("pod exited") or "pod was" in entry]
+
+
+def test_one_that_is_lost_before_it_is_started_again_is_not() -> None:
+    async def scenario() -> list[str]:
+        diary = Diary()
+        dying = "echo up; exit 7"
+        async with Supervisor([part("pod", 0, dying), part("other", 0, dying)], diary) as supervisor:
+            await supervisor.start()
+            await diary.until(lambda: any(entry.startswith("pod exited") for entry in diary.entries))
+            supervisor.lose("pod")
+            # The other's third start is later than the second of this one would be.
+            await diary.until(lambda: diary.entries.count("other starting") == 3)
+        return diary.entries
+
+    assert asyncio.run(scenario()).count("pod starting") == 1
