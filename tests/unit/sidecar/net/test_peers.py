@@ -40,7 +40,15 @@ class Rig:
         self.lines: list[bytes] = []
         self.under_way = self.most = 0
         self.alone = False
-        self.peers = Peers(self.fleet, self.hop, PATH, self.clock, listed, lambda: self.alone)
+        self.peers = Peers(
+            self.fleet,
+            self.hop,
+            PATH,
+            self.clock,
+            listed,
+            lambda: self.alone,
+            lambda heartbeat: self.fleet.hear(heartbeat, self.clock.now()),
+        )
         monkeypatch.setattr("sidecar.net.peers.get", self._get)
 
     async def _get(
