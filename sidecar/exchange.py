@@ -146,6 +146,8 @@ class Exchange:
     on_trial: bool = False  # it goes to an engine that is down, to see whether it still is
     hop: int = 0  # sidecars it has come through
     cost: float = 0.0  # its work, in tokens
+    trail: str = ""  # where it was in vain, and why, for people
+    expected_s: float = 0.0  # how long its whole answer should take
     failure: str = ""  # why its last attempt came to nothing,
     failed_with: int = 0  # and the status of it, if it was an answer,
     refused_by: bytes = b""  # with the reason that a peer gave

@@ -30,7 +30,7 @@ class Endpoint:
 
     __slots__ = (
         "_blocks", "_estimate", "_sampled", "blocked_until", "carried", "ejected", "healthy", "host", "hung",
-        "load", "max_requests", "moved", "name", "path", "port", "refused",
+        "load", "max_requests", "moved", "moved_at", "name", "path", "port", "refused",
     )  # fmt: skip
 
     is_peer = False
@@ -50,6 +50,7 @@ class Endpoint:
         self.max_requests = _MOST  # that it works on at once, of any kind
         self.carried: dict[Any, None] = {}  # exchanges that it works on, in the order of their dispatch
         self.moved = 0  # tokens and answers that have come from it: whether it does anything at all
+        self.moved_at = 0.0  # when progress of any kind was last seen
         self.load = EngineLoad()  # what it says of itself
         self.refused = 0  # connections; a reason to check its health at once
         self._blocks = 0

@@ -422,6 +422,7 @@ class Admission:
         fresh, rate, clear = ticket.fresh, self.meter.prompt_rate, self._clear
         self.backlog += fresh
         self._clear = clear = (clear if clear > now else now) + fresh / rate
+        ticket.clear_s = clear - now
         ticket.ahead = (clear - now) * rate
         work, cls = ticket.work, ticket.cls
         self.queues[cls].serve(ticket)

@@ -39,7 +39,8 @@ class Ticket:
     predicted: float = 0.0  # seconds it was to wait when it came
     position: int = 0  # how many of its class and above waited then
     dispatched: float = 0.0
-    ahead: float = 0.0  # backlog at dispatch, its own included
+    ahead: float = 0.0  # backlog at dispatch, its own included,
+    clear_s: float = 0.0  # and how long it should take
     first: float = 0.0  # when its first token came
     tokens: int = 0  # of its answer, so far
     seen: int = 0  # of them counted by the meter

@@ -43,6 +43,7 @@ _EVENT: Final = b"data:"  # once in each event, however its lines end, and in no
 _USAGE: Final = b'"usage"'
 _TAIL: Final = 4096  # bytes at the end of a piece in which it is looked for
 _MOST_EARLY: Final = 64 * 1024  # bytes before a first token: a stream may say what we do not know
+_LATE: Final = 2.0
 _EMPTY: Final = "empty_stream"
 _STATUS: Final = "status"
 _JOINED_UP_TO: Final = 16 * 1024  # below this one copied write is cheaper than two buffers
@@ -377,6 +378,17 @@ class Upstream(asyncio.Protocol):
         else:
             x.pipeline.fail(x, Reply(refusal))
 
+    def _is_over(self, x: Exchange, silence: float, now: float) -> bool:
+        """Nothing more is to be waited for.
+
+        An answer that comes whole is silent until it is done: while the engine moves, that may take as long
+        as what was asked for.
+        """
+        if self._streams and not self._congested:
+            return False  # its request is not whole
+        stands_still = now - self.endpoint.moved_at >= x.timeouts.first_byte_s
+        return x.stream or stands_still or silence >= _LATE * x.expected_s
+
     def _try_elsewhere(self, x: Exchange) -> None:
         """The first token is late; where nobody else could do it, it may still come."""
         x.upstream = None
@@ -412,9 +424,10 @@ class Upstream(asyncio.Protocol):
         x = self._x
         if x is not None and not x.client.is_congested:
             timeouts = x.timeouts
-            silence = self._context.clock.now() - self._heard
+            now = self._context.clock.now()
+            silence = now - self._heard
             if not self._head_seen:
-                if silence >= timeouts.first_byte_s and (self._congested or not self._streams):
+                if silence >= timeouts.first_byte_s and self._is_over(x, silence, now):
                     self._fail(FIRST_TOKEN_TIMEOUT)
                 elif x.stream and silence >= self._context.patience_s and not self._streams:
                     self._try_elsewhere(x)

@@ -83,6 +83,7 @@ class Account(Stage):
             x.reason,
             endpoint.name if endpoint is not None else "",
             x.attempt,
+            x.trail,
             x.repeat,
             invited,
             duration * 1000,

@@ -44,6 +44,7 @@ _PATIENCE_S: Final = 60.0  # of callers who say nothing: OpenAI's SDK comes back
 _SILENT_S: Final = 1.0  # after which an answer without an event that can be told is taken as begun
 _FRAME: Final = 2  # events of a stream that hold no token: who speaks, and that it is done
 _SCATTER: Final = 0.2
+_LONG: Final = 8.0
 
 
 class Admit(Stage):
@@ -228,6 +229,10 @@ class Admit(Stage):
         ticket = Ticket(x, cls, tenant, x.weight, prompt, fresh, answer * x.answers, x.origin, due)
         ticket.steady = x.stream
         x.cost = ticket.work
+        meter = self._admission.meter
+        # An answer may be far longer than usual, but not than it may be.
+        longest = x.max_tokens if x.max_tokens is not None else _LONG * answer
+        x.expected_s = fresh / meter.prompt_rate + longest * meter.itl_s
         body = x.body
         if body is not None:
             if self._tells_engine and not self._shadow:

@@ -13,7 +13,14 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from sidecar.balance.retry import pause_s
-from sidecar.errors import CONNECT_FAILED, NO_ENDPOINT, OVERLOADED, TIMEOUT, UPSTREAM_RESET
+from sidecar.errors import (
+    CONNECT_FAILED,
+    FIRST_TOKEN_TIMEOUT,
+    NO_ENDPOINT,
+    OVERLOADED,
+    TIMEOUT,
+    UPSTREAM_RESET,
+)
 from sidecar.exchange import FORWARDED, Exchange, Reply, Verdict
 from sidecar.pipeline import Stage
 
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("headgate.pick")
 
 _SCATTER: Final = 0.2
+_PATIENCE: Final = 2.0  # of the time that the prompts before a first token should take
 _TICK_S: Final = 0.05  # of alarms: a shorter pause is none
 _MOVED: Final = "moved"  # the engine is down: that is no retry of anybody's choice
 _BROKEN: Final = frozenset({CONNECT_FAILED.reason, UPSTREAM_RESET.reason})
@@ -127,11 +135,15 @@ class Pick(Stage):
             endpoint.block(now)
         elif x.failure == "status" and not self._is_worth_it(x):
             return False
+        elif x.failure == FIRST_TOKEN_TIMEOUT.reason and now - x.dispatched < _PATIENCE * _expected_s(x):
+            return False  # it is long, not late
         if not self._may_move(x, now) or x.attempt > self._retries:
             return False
         if not self._fleet.peer(x.model, (*x.tried, endpoint), now):
             return False
-        if endpoint.is_peer or endpoint.usable:
+        if x.failure == CONNECT_FAILED.reason:
+            pass  # it has cost nobody anything
+        elif endpoint.is_peer or endpoint.usable:
             if self._retrying() >= self._most_retries or not self._budget.withdraw(x.cost, now):
                 return False
         else:
@@ -154,6 +166,8 @@ class Pick(Stage):
             progress.begin_anew(now)
         self._was_healthy = own.healthy
         moved, busy = self._has_moved(own, now)
+        if moved:
+            own.moved_at = now
         if self._watches and progress.tick(now, busy=busy, moved=moved, gap_s=gap_s, prompts_s=prompts_s):
             log.warning("engine %s %s", own.name, "hangs" if progress.hung else "moves again")
         own.hung = progress.hung
@@ -232,6 +246,7 @@ class Pick(Stage):
     def _forget(self, x: Exchange, endpoint: Endpoint) -> None:
         """It goes to a peer, and what its attempt left behind is forgotten."""
         x.tried = (*x.tried, endpoint)
+        x.trail += f"{'; ' if x.trail else ''}{endpoint.name} {x.failure}"
         x.away = True
         x.on_trial = False
         x.tokens = 0
@@ -242,3 +257,8 @@ class Pick(Stage):
         x, attempt = of
         if x.state == FORWARDED and x.attempt == attempt:
             x.pipeline.retry(x, at=self._restart_at)
+
+
+def _expected_s(x: Exchange) -> float:
+    """Until the prompts are computed that stood before its first token, its own included."""
+    return x.ticket.clear_s if x.ticket is not None and not x.away else 0.0

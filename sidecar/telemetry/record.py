@@ -23,6 +23,7 @@ class Record(Struct, gc=False):
     reason: str  # why the mesh answered or ended it; "" when the engine did
     endpoint: str  # who answered; "" when nobody was asked
     attempts: int
+    tried: str  # where it had been in vain, and why: `address reason; ...`
     repeat: int  # how often the caller says it has tried before
     invited: bool  # it was told to come back about now
     duration_ms: float

@@ -57,6 +57,7 @@ def answered_by_the_engine(rig: Rig, *fields: str) -> Exchange:
     x.dispatched = x.arrived + 0.5
     x.responded = x.arrived + 2.0
     x.status, x.bytes_out, x.attempt, x.repeat, x.tokens = 200, 1234, 2, 3, 17
+    x.trail = "127.0.0.1:9000 connect_failed"
     x.ticket = Ticket(x, 0, "acme", 1.0, 20.5, 20.5, 100.0, x.arrived, x.arrived + 1)
     x.ticket.promised, x.ticket.position, x.ticket.predicted = True, 5, 1.25
     rig.clock.advance(3.0)
@@ -83,6 +84,7 @@ def test_an_answer_of_the_engine() -> None:
             "reason": "",
             "endpoint": "127.0.0.1:8000",
             "attempts": 2,
+            "tried": "127.0.0.1:9000 connect_failed",
             "repeat": 3,
             "invited": True,
             "duration_ms": 3000.0,

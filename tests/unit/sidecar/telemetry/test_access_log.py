@@ -25,6 +25,7 @@ def record(status: int = 200, reason: str = "", path: str = "/") -> Record:
         reason=reason,
         endpoint="e",
         attempts=1,
+        tried="",
         repeat=0,
         invited=False,
         duration_ms=1.0,

@@ -20,6 +20,7 @@ def test_it_is_written_with_the_words_of_the_glossary() -> None:
         reason="queue_full",
         endpoint="",
         attempts=0,
+        tried="",
         repeat=2,
         invited=False,
         duration_ms=1.5,
