@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sidecar.errors import INTERNAL, MALFORMED, OVERLOADED, QUEUE_TIMEOUT, RATE_LIMITED
+from sidecar.errors import INTERNAL, MALFORMED, OVERLOADED, QUEUE_TIMEOUT, RATE_LIMITED, UPSTREAM_RESET
 from sidecar.exchange import DONE, FORWARDED, HELD, PARKED, RUNNING, WAITING, Exchange, Reply, Verdict
 from sidecar.http1.request import Request
 from sidecar.pipeline import Pipeline, Ready, Stage
@@ -87,9 +87,15 @@ class Capacity(Stage):
 
 
 class Rig:
-    """Two pipelines over the same stages, as after a reload, and what came out of them."""
+    """Two pipelines over the same stages, as after a reload, and what came out of them.
+
+    `recovers` says what becomes of an attempt that failed: another at once, another later (see `pausing`),
+    none, or a bug.
+    """
 
     def __init__(self) -> None:
+        self.recovers = "no"
+        self.pausing: dict[Exchange, int] = {}  # and its attempt then
         self.recorders = (Recorder(), Recorder(), Recorder())
         self.capacity = Capacity()
         self.answers: Counter[Exchange] = Counter()
@@ -105,6 +111,7 @@ class Rig:
                 retry_at=3,
                 forward=partial(self.forward, number),
                 answer=partial(self.answer, number),
+                recover=self.recover,
                 ready=ready,
             )
             for number in range(2)
@@ -123,6 +130,23 @@ class Rig:
         self.reasons[x] = reply.refusal.reason
         if self.on_answer is not None:
             self.on_answer(x)
+
+    def recover(self, x: Exchange) -> bool:
+        assert x.state == FORWARDED, "asked about what is not under way"
+        assert x.failure
+        if self.recovers == "crash":
+            raise ZeroDivisionError
+        if self.recovers == "at once":
+            x.pipeline.retry(x, at=2)
+        elif self.recovers == "later":
+            self.pausing[x] = x.attempt
+        return self.recovers in ("at once", "later")
+
+    def go_on(self, x: Exchange) -> None:
+        """Its pause is over."""
+        attempt = self.pausing.pop(x)
+        if x.state == FORWARDED and x.attempt == attempt:
+            x.pipeline.retry(x)
 
     def arrive(self, mode: str = "pass", which: int = 0, pipeline: int = 0) -> Exchange:
         x = exchange(self.pipelines[pipeline])
@@ -164,6 +188,41 @@ class Machine(RuleBasedStateMachine):
         self.rig.recorders[2].mode = mode
         x.pipeline.retry(x, at)
         self.rig.recorders[2].mode = "pass"
+
+    @precondition(lambda self: self.all)
+    @rule(
+        data=st.data(),
+        recovers=st.sampled_from(["no", "at once", "later", "crash"]),
+        mode=st.sampled_from(["pass", "pass", "refuse", "crash"]),
+        has_status=st.booleans(),
+    )
+    def attempt_fails(self, data: st.DataObject, recovers: str, mode: str, has_status: bool) -> None:
+        """Of any exchange: what carried it may be late to say so."""
+        rig = self.rig
+        x = data.draw(st.sampled_from(self.all))
+        before, attempt, entered = x.state, x.attempt, x.entered
+        rig.recovers, rig.recorders[2].mode = recovers, mode
+        if has_status:
+            found = x.pipeline.recovers(x, "status", 503)
+        else:
+            x.pipeline.fail(x, Reply(UPSTREAM_RESET))
+            found = recovers in ("at once", "later")
+        rig.recovers, rig.recorders[2].mode = "no", "pass"
+        if before == FORWARDED and found:
+            assert recovers in ("at once", "later")
+            assert x.attempt == attempt + (recovers == "at once")
+            assert x.failure == ("status" if has_status else "upstream_reset")
+            assert x.failed_with == (503 if has_status else 0)
+        elif has_status:
+            assert (x.state, x.attempt, x.entered) == (before, attempt, entered), "its answer passes"
+            assert not found
+        else:
+            assert (x.state, x.attempt) == (DONE, attempt)
+
+    @precondition(lambda self: self.rig.pausing)
+    @rule(data=st.data())
+    def pause_ends(self, data: st.DataObject) -> None:
+        self.rig.go_on(data.draw(st.sampled_from(list(self.rig.pausing))))
 
     @precondition(lambda self: [x for x in self.all if x.pending])
     @rule(data=st.data(), verdict=st.sampled_from([None, RATE_LIMITED]))
@@ -278,6 +337,37 @@ def test_a_crash_while_answering_still_settles(caplog: pytest.LogCaptureFixture)
     x = rig.arrive("refuse")
     assert (x.state, x.entered, rig.answers[x]) == (DONE, 0, 1)
     assert "answering failed" in caplog.text
+
+
+def test_what_fails_is_answered_once_whatever_finding_another_place_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for recovers in ("no", "crash"):
+        rig = Rig()
+        x = rig.arrive()
+        rig.recovers = recovers
+        x.pipeline.fail(x, Reply(UPSTREAM_RESET))
+        x.pipeline.fail(x, Reply(UPSTREAM_RESET))
+        assert (x.state, rig.answers[x], rig.reasons[x]) == (DONE, 1, "upstream_reset")
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_finds_another_place_is_not_answered() -> None:
+    rig = Rig()
+    x = rig.arrive()
+    rig.recovers = "at once"
+    x.pipeline.fail(x, Reply(UPSTREAM_RESET))
+    assert (x.state, x.attempt, rig.answers[x], len(rig.sent)) == (FORWARDED, 2, 0, 2)
+    assert (x.failure, x.failed_with) == ("upstream_reset", 0)
+    assert x.pipeline.recovers(x, "status", 503)
+    assert (x.attempt, x.failure, x.failed_with) == (3, "status", 503)
+
+
+def test_without_anybody_to_ask_the_failure_is_the_answer() -> None:
+    x, answered = alone(Stage())
+    assert not x.pipeline.recovers(x, "status", 503)
+    x.pipeline.fail(x, Reply(UPSTREAM_RESET))
+    assert answered == ["upstream_reset"]
 
 
 def test_an_answer_that_finds_the_client_gone_is_not_given_twice() -> None:
