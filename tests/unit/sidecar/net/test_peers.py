@@ -40,8 +40,13 @@ class Rig:
         self.lines: list[bytes] = []
         self.under_way = self.most = 0
         self.alone = False
-        self.peers = Peers(self.fleet, self.hop, PATH, self.clock, listed, lambda: self.alone)
+        self.peers = Peers(
+            self.fleet, self.hop, PATH, self.clock, listed, lambda: self.alone, self._know
+        )
         monkeypatch.setattr("sidecar.net.peers.get", self._get)
+
+    def _know(self, heartbeat: Heartbeat) -> None:
+        self.fleet.hear(heartbeat, self.clock.now())
 
     async def _get(
         self, address: Address, path: str, timeout_s: float, most: int, lines: bytes
