@@ -179,7 +179,11 @@ class Plane:
         late = self.late_s()
         if lifecycle.lagging or late > lifecycle.tolerance_s:
             return f"the event loop is {max(late, lifecycle.lag_s):.1f} s late"
-        return None if self.endpoint.usable else f"the engine at {self.endpoint.name} is not healthy"
+        own = self.endpoint
+        if own.usable:
+            return None
+        state = "is not healthy" if not own.healthy else "hangs" if own.hung else "is ejected"
+        return f"the engine at {own.name} {state}"
 
     def drain(self) -> None:
         """Begin nothing new: what waits and what comes goes to peers, or is told to go elsewhere."""

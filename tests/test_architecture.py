@@ -59,7 +59,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "sidecar.admin_routes": {"sidecar"},
     "sidecar.app": {"sidecar"},
     "sidecar.__main__": {"sidecar"},
-    "mesh": PURE | {"sidecar.config", "sidecar.settings", "sidecar.values", "sidecar.errors"},
+    "mesh": PURE | (WORLD - {"sidecar.clock", "sidecar.lifecycle"}) | {"sidecar.config", "sidecar.errors"},
     "model_pod": set(),
 }
 

@@ -12,6 +12,8 @@
     runs         one system under one load; `engines` and `usage` look at it meanwhile
     triggers     how long a burst a system survives
     overload     `headgate bench overload`: every system under every load
+    faults       `headgate bench faults`: a package of its own
+    options      reading of command lines that several benches share
 
 `workload`, `text`, `answer`, `retries`, `origin`, `score`, `breakdown`, `scenarios` and `envoys` are pure.
 """

@@ -1,10 +1,14 @@
-"""The systems that `headgate bench overload` compares, each started on free loopback ports and ended.
+"""The systems that `headgate bench` compares, each started on free loopback ports and ended.
 
 All serve the same fake engines. An answer's length follows from its ask's number, so the same ask costs an
 engine the same whoever lets it through, and whichever of its tries is served.
 """
 
+import asyncio
 import contextlib
+import os
+import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -16,7 +20,7 @@ import yaml
 from mesh import gateway
 from mesh.bench import envoys
 from mesh.bench.workload import BATCH, PREMIUM, STANDARD, Ask, Traffic
-from mesh.gateway import Document
+from mesh.gateway import Address, Document
 from mesh.local import machine, plan
 from mesh.local.plan import HOST, Layout, Options, Part, Pod
 from mesh.local.supervisor import PartFailed, Supervisor
@@ -41,6 +45,7 @@ class Contender:
     admission: Mapping[str, Any] | None = None  # a sidecar at each engine with this section; None: none
     envoy: envoys.Builder | None = None  # before bare engines
     direct: bool = False  # callers also ask each sidecar, beside the gateway
+    gateway: bool = True  # an Envoy before the sidecars; without it callers ask each sidecar
     by_priority: bool = False  # requests carry their class as the engine's `priority`
 
 
@@ -88,16 +93,54 @@ class Running:
     engines: list[str]  # their URLs
     sidecar_admins: list[str]
     envoy_admin: str | None
-    check: Callable[[], None]  # raises Broken when a part has died since
+    check: Callable[[], None]  # raises Broken when a part has died since that nobody here ended
+    layout: Layout
+    parts: "Parts"
+
+
+class Parts:
+    """The processes of a running system, for who wants to see what happens without one of them."""
+
+    def __init__(self, supervisor: Supervisor, watcher: "_Watcher") -> None:
+        self._supervisor = supervisor
+        self._watcher = watcher
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, and it stays dead."""
+        self._supervisor.lose(name)
+
+    def stop(self, name: str) -> None:
+        """SIGSTOP: it is there and does nothing."""
+        os.kill(self._supervisor.pids()[name], signal.SIGSTOP)
+
+    async def restart(self, name: str) -> None:
+        """SIGTERM; it takes its time to end, and is ready again when this returns."""
+        watcher = self._watcher
+        lives = watcher.lives[name]
+        watcher.restarting.add(name)
+        os.kill(self._supervisor.pids()[name], signal.SIGTERM)
+        while watcher.lives[name] == lives:
+            watcher.news.clear()
+            await watcher.news.wait()
+        watcher.restarting.discard(name)
 
 
 @contextlib.asynccontextmanager
 async def started(
-    contender: Contender, *, pods: int, traffic: Iterable[Traffic], engine: Sequence[str] = (), seed: int = 0
+    contender: Contender,
+    *,
+    pods: int,
+    traffic: Iterable[Traffic],
+    engine: Sequence[str] = (),
+    seed: int = 0,
+    faults: bool = False,
 ) -> AsyncIterator[Running]:
-    """Serve with `pods` engines whose further flags are `engine`; `traffic` names the tenants."""
-    ports = iter(machine.free_ports(HOST, pods * 5 + 3))
-    layout = plan.lay_out(Options(pods=pods, port=next(ports)), ports)
+    """Serve with `pods` engines whose further flags are `engine`; `traffic` names the tenants.
+
+    With `faults` the engines can be told to fail.
+    """
+    ports = iter(machine.free_ports(HOST, pods * 6 + 3))
+    layout = plan.lay_out(Options(pods=pods, port=next(ports), faults=faults), ports)
     words = ("--engine", MODEL, "--seed", str(seed), "--log-level", "error", *engine, *contender.engine)
     with machine.private_folder() as folder:
         planned = list(parts(contender, layout, words, folder, tenants_of(traffic)))
@@ -105,7 +148,7 @@ async def started(
         async with Supervisor(planned, watcher) as supervisor:
             try:
                 await supervisor.start()
-                yield _running(contender, layout, supervisor.pids(), watcher)
+                yield _running(contender, layout, supervisor, watcher)
             except PartFailed as failure:
                 last = "\n".join(failure.last_lines[-_LAST_LINES:])
                 raise Broken(f"{contender.name}: {failure}\n{last}") from None
@@ -114,14 +157,12 @@ async def started(
 
 
 def _running(
-    contender: Contender, layout: Layout, pids: dict[str, int], watcher: "_Watcher"
+    contender: Contender, layout: Layout, supervisor: Supervisor, watcher: "_Watcher"
 ) -> Running:
     has_sidecars = contender.admission is not None
-    front = [layout.envoy] if contender.envoy or has_sidecars else [pod.engine for pod in layout.pods]
-    if contender.direct:
-        front += [pod.sidecar for pod in layout.pods]
+    pids = supervisor.pids()
     return Running(
-        targets=[plan.url(address) for address in front if address],
+        targets=[plan.url(address) for address in _front(contender, layout)],
         model=MODEL,
         extra_body=extra_body(contender),
         pids=pids,
@@ -129,7 +170,20 @@ def _running(
         sidecar_admins=[plan.url(pod.sidecar_admin) for pod in layout.pods] if has_sidecars else [],
         envoy_admin=plan.url(layout.envoy_admin) if "envoy" in pids and layout.envoy_admin else None,
         check=watcher.check,
+        layout=layout,
+        parts=Parts(supervisor, watcher),
     )
+
+
+def _front(contender: Contender, layout: Layout) -> list[Address]:
+    """Where callers ask, in turn."""
+    if contender.admission is None and contender.envoy is None:
+        return [pod.engine for pod in layout.pods]
+    sidecars = [pod.sidecar for pod in layout.pods]
+    if not contender.gateway:
+        return sidecars
+    assert layout.envoy is not None
+    return [layout.envoy, *(sidecars if contender.direct else ())]
 
 
 def extra_body(contender: Contender) -> Callable[[Ask], dict[str, Any]]:
@@ -164,9 +218,10 @@ def parts(
             (folder / plan.sidecar_file(pod)).write_text(text, "utf-8")
             yield plan.sidecar_part(pod, folder)
         sidecars = [gateway.Sidecar(pod.sidecar, pod.sidecar_health.port) for pod in layout.pods]
-        document = gateway.render(
-            gateway.shipped(), listen=layout.envoy, admin=layout.envoy_admin, sidecars=sidecars
-        )
+        if contender.gateway:
+            document = gateway.render(
+                gateway.shipped(), listen=layout.envoy, admin=layout.envoy_admin, sidecars=sidecars
+            )
     elif contender.envoy is not None:
         document = contender.envoy(layout.envoy, layout.envoy_admin, [pod.engine for pod in layout.pods])
     if document is not None:
@@ -209,16 +264,21 @@ class _Watcher:
     """The Audience of a Supervisor: remembers who died."""
 
     deaths: list[str] = field(default_factory=list)
+    restarting: set[str] = field(default_factory=set)  # whose next death is wanted
+    lives: Counter[str] = field(default_factory=Counter)  # how often each was ready
+    news: asyncio.Event = field(default_factory=asyncio.Event)
     last: dict[str, str] = field(default_factory=dict)  # line of each part
 
     def starting(self, part: Part) -> None:
         pass
 
     def ready(self, part: Part, took_s: float) -> None:
-        pass
+        self.lives[part.name] += 1
+        self.news.set()
 
     def died(self, part: Part, how: str, again_in_s: float) -> None:
-        self.deaths.append(f"{part.name} {how}: {self.last.get(part.name, 'said nothing')}")
+        if part.name not in self.restarting:
+            self.deaths.append(f"{part.name} {how}: {self.last.get(part.name, 'said nothing')}")
 
     def line(self, part: Part, text: str) -> None:
         self.last[part.name] = text

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import re
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -21,8 +22,8 @@ ROOM_KV: Final = 0.7
 ROOM_RUNNING: Final = 48
 _WITHIN_S: Final = 2.0
 _SERIES: Final = re.compile(
-    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|num_preemptions_total)"
-    rb"\{[^}]*\} (\S+)",
+    rb"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|num_preemptions_total"
+    rb"|request_success_total)\{[^}]*\} (\S+)",
     re.MULTILINE,
 )
 _NAMES: Final = {
@@ -30,6 +31,7 @@ _NAMES: Final = {
     b"num_requests_waiting": "waiting",
     b"kv_cache_usage_perc": "kv",
     b"num_preemptions_total": "preemptions",
+    b"request_success_total": "ended",
 }
 
 
@@ -42,6 +44,12 @@ class Sample:
     waiting: float = 0.0
     kv: float = 0.0  # share of the cache in use
     preemptions: float = 0.0  # so far
+    ended: float = 0.0  # requests so far, however they did
+
+    @property
+    def arrived(self) -> float:
+        """Requests so far."""
+        return self.running + self.waiting + self.ended
 
     @property
     def has_room(self) -> bool:
@@ -124,4 +132,7 @@ async def _ask(host: str, port: int, request: bytes) -> bytes:
 
 def read(page: bytes, at: float) -> Sample:
     """What a page of metrics under vLLM's names says."""
-    return Sample(at=at, **{_NAMES[name]: float(value) for name, value in _SERIES.findall(page)})
+    found: defaultdict[str, float] = defaultdict(float)  # some have a series for each reason
+    for name, value in _SERIES.findall(page):
+        found[_NAMES[name]] += float(value)
+    return Sample(at=at, **found)

@@ -1,4 +1,4 @@
-"""Envoys that guard engines without us: what `headgate bench overload` compares sidecars with. Pure.
+"""Envoys that guard engines without us: what `headgate bench` compares sidecars with. Pure.
 
 One Envoy before all engines, least request, and one protection each, set as well as we know how for these
 engines and these loads:
@@ -12,6 +12,10 @@ admission  admission_control: refuses with probability (n - s/0.95) / (n + 1), n
            the last 10 s. Only failures move it, and an engine fails only when its own queue is full: give it
            a short one.
 fifo       No filter: 64 connections to each engine; whoever comes then waits in Envoy, in order of arrival.
+outlier    What Envoy has against engines that fail: each is asked for its health every second and out after
+           two failures; five failures in a row eject it for 30 s, at most half of all. A request is tried
+           again on another engine, twice at most, after any 5xx, reset or `PER_TRY_S` of silence without an
+           answer, while retries are less than a fifth of what runs.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +30,9 @@ FIFO_CONNECTIONS: Final = 64
 MIN_RTT_S: Final = 4.5
 ADAPTIVE_LEAST: Final = 32
 ADAPTIVE_MOST: Final = 72
+# As soon as Headgate tries another pod: `retry.per_try_min_s`.
+PER_TRY_S: Final = 5
+MOST_EJECTED: Final = 0.5
 
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
 _NO_LIMIT: Final = 1_000_000
@@ -68,6 +75,51 @@ def fifo(listen: Address, admin: Address, engines: Sequence[Address]) -> Documen
     breakers = document["static_resources"]["clusters"][0]["circuit_breakers"]
     breakers["per_host_thresholds"] = [{"priority": "DEFAULT", "max_connections": FIFO_CONNECTIONS}]
     return document
+
+
+def outlier(listen: Address, admin: Address, engines: Sequence[Address]) -> Document:
+    """Active health, outlier detection and retries."""
+    document = _document(listen, admin, engines, [])
+    cluster = document["static_resources"]["clusters"][0]
+    cluster["health_checks"] = [
+        {
+            "http_health_check": {"path": "/health"},
+            **dict.fromkeys(("timeout", "interval", "no_traffic_interval"), "1s"),
+            **dict.fromkeys(("unhealthy_interval", "unhealthy_edge_interval"), "0.5s"),
+            "unhealthy_threshold": 2,
+            "healthy_threshold": 1,
+        }
+    ]
+    cluster["outlier_detection"] = {
+        "consecutive_5xx": 5,
+        "interval": "1s",
+        "base_ejection_time": "30s",
+        "max_ejection_percent": round(100 * MOST_EJECTED),
+        # An engine that fails requests and answers its checks is not well.
+        "successful_active_health_check_uneject_host": False,
+    }
+    (threshold,) = cluster["circuit_breakers"]["thresholds"]
+    threshold["retry_budget"] = {"budget_percent": {"value": 20}, "min_retry_concurrency": 3}
+    (listener,) = document["static_resources"]["listeners"]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"]["retry_policy"] = _retries()
+    return document
+
+
+def _retries() -> Document:
+    predicate = "retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    return {
+        "retry_on": "5xx",  # connections that fail or break, and time-outs, among them
+        "num_retries": 2,
+        "per_try_idle_timeout": f"{PER_TRY_S}s",
+        "retry_host_predicate": [
+            {
+                "name": "envoy.retry_host_predicates.previous_hosts",
+                "typed_config": {"@type": f"{_TYPES}.{predicate}"},
+            }
+        ],
+        "host_selection_retry_max_attempts": 32,
+    }
 
 
 def _filter(name: str, kind: str, **settings: Any) -> Document:

@@ -16,12 +16,13 @@ from typing import Annotated, Any, Final
 
 import typer
 import uvloop
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
 from mesh import exits
 from mesh.bench import capacity, contenders, report, scenarios, triggers
 from mesh.bench.capacity import Capacity
 from mesh.bench.contenders import Broken, Contender
+from mesh.bench.options import check_known
 from mesh.bench.runs import run
 from mesh.bench.scenarios import Scenario
 from mesh.bench.score import Result
@@ -93,8 +94,8 @@ def command(
     plots: Annotated[Path | None, typer.Option(metavar="DIR", help="A picture of each scenario.")] = None,
 ) -> None:
     """Compare ways to guard engines under loads beyond their capacity."""
-    _check_known("--scenario", scenario, scenarios.ALL)
-    _check_known("--contender", contender, contenders.ALL)
+    check_known("--scenario", scenario, scenarios.ALL)
+    check_known("--contender", contender, contenders.ALL)
     names = scenario or (list(scenarios.ALL) if everything else list(scenarios.DEFAULT))
     plan = Plan(
         scenarios=[_lasting(scenarios.ALL[name], duration) for name in names],
@@ -120,12 +121,6 @@ def command(
         raise typer.Exit(exits.FAILED)
 
 
-def _check_known(option: str, names: Sequence[str] | None, known: Sequence[str] | dict[str, Any]) -> None:
-    for name in names or ():
-        if name not in known:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}", param_hint=option)
-
-
 def _lasting(scenario: Scenario, duration_s: float | None) -> Scenario:
     """The scenario with a window of this length."""
     if duration_s is None:
@@ -135,7 +130,7 @@ def _lasting(scenario: Scenario, duration_s: float | None) -> Scenario:
 
 
 async def _compare(plan: Plan) -> Outcome:
-    with _bar() as bar:
+    with report.bar() as bar:
         task = bar.add_task("capacity", total=len(list(plan.runs())) + 1)
         found = Outcome(plan.capacity or await capacity.measure(plan.pods), [], {}, [])
         # What was measured in half an hour is not thrown away by Ctrl-C.
@@ -168,11 +163,6 @@ async def _bisect(plan: Plan, found: Outcome, bar: Progress, task: TaskID) -> No
             )
         except Broken as error:
             found.broken.append(f"longest burst · {name}: {error}")
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description:<32}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    return Progress(*columns, TimeElapsedColumn(), console=report.terminal(stderr=True), transient=True)
 
 
 def _publish(plan: Plan, outcome: Outcome, json_file: Path | None, plots: Path | None) -> None:

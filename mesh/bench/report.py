@@ -78,22 +78,22 @@ def by_class(score: Score) -> Table:
     columns = dict(score.classes)
     if len(columns) > 1:
         columns[ALL] = score.total
-    table = _table(["", *columns])
+    found = table(["", *columns])
     for name, show in _FIGURES:
-        table.add_row(name, *map(show, columns.values()))
-    return table
+        found.add_row(name, *map(show, columns.values()))
+    return found
 
 
 def by_contender(results: Sequence[Result]) -> Table:
     """One scenario: a column for each run, with what matters most of each class."""
-    table = _table(["", *(_heading(result) for result in results)])
+    found = table(["", *(_heading(result) for result in results)])
     for name, show in _OVERALL:
-        table.add_row(name, *map(show, results))
+        found.add_row(name, *map(show, results))
     for cls in dict.fromkeys(cls for result in results for cls in result.score.classes):
-        table.add_section()
+        found.add_section()
         for name, show_class in _PER_CLASS:
-            table.add_row(f"{cls} {name}", *(_of_class(result, cls, show_class) for result in results))
-    return table
+            found.add_row(f"{cls} {name}", *(_of_class(result, cls, show_class) for result in results))
+    return found
 
 
 def _heading(result: Result) -> str:
@@ -129,13 +129,14 @@ def _of_class(result: Result, cls: str, show: Callable[[ClassScore], str]) -> st
     return NOTHING if score is None or not score.origins else show(score)
 
 
-def _table(columns: Iterable[str]) -> Table:
+def table(columns: Iterable[str]) -> Table:
+    """The first column names, the others have figures."""
     first, *others = columns
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, no_wrap=True)
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    found.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, justify="right")
-    return table
+        found.add_column(name, justify="right")
+    return found
 
 
 def terminal(file: IO[str] | None = None, *, stderr: bool = False) -> Console:
@@ -147,6 +148,12 @@ def progress() -> Progress:
     """A bar on a terminal's stderr, gone when all is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+
+
+def bar() -> Progress:
+    """Likewise, for runs that can be counted."""
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    return Progress(*columns, TimeElapsedColumn(), console=terminal(stderr=True), transient=True)
 
 
 def notes(results: Iterable[Result]) -> list[str]:
@@ -162,9 +169,14 @@ def to_json(about: Mapping[str, Any], results: Iterable[Result]) -> str:
     return json.dumps(found, indent=1) + "\n"
 
 
+def rounded(value: float) -> float:
+    """To the digits that JSON shows."""
+    return float(f"{value:.{_DIGITS}g}")
+
+
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}")
+        return rounded(value)
     if isinstance(value, dict):
         return {name: _rounded(each) for name, each in value.items()}
     return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value

@@ -27,7 +27,7 @@ async def run(
     traffic = scenario.traffic(capacity.requests_s * pods)
     asks = arrivals(traffic, scenario.duration_s, seed)
     async with started(contender, pods=pods, traffic=traffic, seed=seed) as running:
-        with _without_collector(), metered(running.pids) as usage:
+        with without_collector(), metered(running.pids) as usage:
             async with watched(running.engines) as engines:
                 origins = await drive(
                     asks,
@@ -80,8 +80,8 @@ def _false_sheds(engines: Watched, origins: Sequence[Origin], scenario: Scenario
 
 
 @contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
-    """The collector would visit every origin, and the load would come late."""
+def without_collector() -> Iterator[None]:
+    """Leave the garbage alone: its collector would visit every origin, and the load would come late."""
     gc.collect()
     gc.disable()
     try:

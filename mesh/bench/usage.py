@@ -18,6 +18,7 @@ GENERATOR: Final = "generator"
 MOST_LAG_MS: Final = 20.0
 _TICK_S: Final = 0.01
 _USER, _SYSTEM = 11, 12  # places in /proc/<pid>/stat after the name, of CPU time in ticks
+_IDLE, _WAITING = 3, 4  # places in the first line of /proc/stat
 _TICKS_S: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -27,13 +28,14 @@ class Usage:
 
     cores: dict[str, float] = field(default_factory=dict)  # by process, and the generator's; 1 is a core
     lag_p99_ms: float = 0.0  # of the generator's event loop
+    machine: float = 0.0  # share of all cores' time that anybody used
 
 
 @contextlib.contextmanager
 def metered(pids: Mapping[str, int]) -> Iterator[Usage]:
     """Measure while the block runs; the figures are there when it has ended."""
     usage, lags = Usage(), _Lags()
-    began, before, own = perf_counter(), _cpu(pids), process_time()
+    began, before, own, all_before = perf_counter(), _cpu(pids), process_time(), _machine()
     try:
         yield usage
     finally:
@@ -43,6 +45,18 @@ def metered(pids: Mapping[str, int]) -> Iterator[Usage]:
         usage.cores = {name: (after[name] - before[name]) / wall_s for name in before if name in after}
         usage.cores[GENERATOR] = (process_time() - own) / wall_s
         usage.lag_p99_ms = lags.p99_ms()
+        busy, total = (now - then for now, then in zip(_machine(), all_before, strict=True))
+        usage.machine = busy / total if total else 0.0
+
+
+def _machine() -> tuple[int, int]:
+    """Ticks that all cores were busy, and all ticks; nothing where the machine does not say."""
+    try:
+        words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return 0, 0
+    ticks = [int(word) for word in words]
+    return sum(ticks) - ticks[_IDLE] - ticks[_WAITING], sum(ticks)
 
 
 class _Lags:

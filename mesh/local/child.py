@@ -71,6 +71,11 @@ class Child:
         """Its exit status once it has ended; minus the signal's number if one ended it."""
         return await asyncio.shield(self._exit)
 
+    def kill(self) -> None:
+        """SIGKILL to this process alone. Safe when it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
     async def end(self, within_s: float, hurry: asyncio.Event) -> None:
         """SIGTERM; SIGKILL after `within_s` or on `hurry`. What it started goes with it. Safe to repeat."""
         if self.is_running:

@@ -34,6 +34,7 @@ class Options:
     redis: str | None = None
     envoy: bool = True
     collector: Address | None = None
+    faults: bool = False  # fake engines that can be told to fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Pod:
     sidecar: Address
     sidecar_admin: Address
     sidecar_health: Address
+    engine_faults: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ def lay_out(options: Options, free_ports: Iterator[int]) -> Layout:
             sidecar=public if number == 0 and not options.envoy else free(),
             sidecar_admin=free(),
             sidecar_health=free(),
+            engine_faults=free() if options.faults else None,
         )
         for number in range(options.pods)
     )
@@ -192,7 +195,9 @@ def sidecar_file(pod: Pod) -> str:
 
 def pod_part(pod: Pod, words: Sequence[str]) -> Part:
     """The model server of `pod`; `words` of its command line say what generates."""
-    listeners = ("--listen", str(pod.engine), "--health-listen", str(pod.engine_health))
+    listeners: tuple[str, ...] = ("--listen", str(pod.engine), "--health-listen", str(pod.engine_health))
+    if pod.engine_faults is not None:
+        listeners += ("--faults", str(pod.engine_faults))
     argv = (sys.executable, "-m", "model_pod", *words, *listeners, "--threads", "1")
     # `--threads` is torch's; OpenMP's own pool would still take every core for itself.
     env = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}

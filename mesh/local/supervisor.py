@@ -3,7 +3,8 @@
 1. Parts of a tier start together, once every part of the tiers below is ready.
 2. A part that dies is started again, after the wait that `Backoff` names, whatever the others do.
 3. A part that cannot be kept alive ends the whole: `start` or `watch` raises `PartFailed`.
-4. The end is in the opposite order. To end a part is to cancel its keeper, which ends the process first.
+4. One that is lost is killed and stays dead until the end, and that is no failure.
+5. The end is in the opposite order. To end a part is to cancel its keeper, which ends the process first.
 """
 
 import asyncio
@@ -76,6 +77,10 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         return {keeper.part.name: keeper.pid for tier in self._tiers for keeper in tier}
 
+    def lose(self, name: str) -> None:
+        """Kill this part, and do not start it again."""
+        next(keeper for tier in self._tiers for keeper in tier if keeper.part.name == name).lose()
+
     async def _unless_one_fails(self, wanted: asyncio.Future[Any]) -> None:
         try:
             done, _ = await asyncio.wait({wanted, *self._keeping.values()}, return_when=FIRST_COMPLETED)
@@ -96,13 +101,23 @@ class Keeper:
         self.has_been_ready = asyncio.Event()
         self._audience = audience
         self._hurry = hurry
+        self._is_lost = False
+        self._child: Child | None = None
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
+
+    def lose(self) -> None:
+        """Kill it, and do not start it again."""
+        self._is_lost = True
+        if self._child is not None:
+            self._child.kill()
 
     async def keep(self) -> None:
         """Start it again and again; raise PartFailed when that is hopeless."""
         backoff = Backoff()
-        while True:
+        while not self._is_lost:
             life = await self._live()
+            if self._is_lost:
+                break
             wait_s = backoff.after(life.lasted_s, was_ready=life.was_ready)
             if life.status == exits.USAGE:
                 wait_s = None  # bad words on its command line or in its file stay bad
@@ -110,6 +125,7 @@ class Keeper:
                 raise PartFailed(self.part, life.end, self._last_lines)
             self._audience.died(self.part, life.end, wait_s)
             await asyncio.sleep(wait_s)
+        await asyncio.get_running_loop().create_future()  # dead, and kept so
 
     async def _live(self) -> "Life":
         clock = asyncio.get_running_loop().time
@@ -117,7 +133,7 @@ class Keeper:
         self._audience.starting(self.part)
         started = clock()
         child = await Child.start(self.part.argv, self.part.env, lambda line: self._hear(line, said_ready))
-        self.pid = child.pid
+        self._child, self.pid = child, child.pid
         end = None
         try:
             was_ready = await self._becomes_ready(child, said_ready)

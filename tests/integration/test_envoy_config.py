@@ -53,7 +53,7 @@ def test_rendered_files_are_valid(collector: Address | None, tmp_path: Path) -> 
     validate(file)
 
 
-@pytest.mark.parametrize("build", [envoys.adaptive, envoys.admission, envoys.fifo])
+@pytest.mark.parametrize("build", [envoys.adaptive, envoys.admission, envoys.fifo, envoys.outlier])
 def test_what_we_are_compared_with_is_valid(build: envoys.Builder, tmp_path: Path) -> None:
     listen, admin, *engines = (Address("127.0.0.1", port) for port in range(8000, 8004))
     file = tmp_path / "envoy.yaml"

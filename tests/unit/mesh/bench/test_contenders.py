@@ -106,3 +106,21 @@ def test_an_answers_length_hangs_on_its_ask_alone(cls: str, priority: int) -> No
     assert {body["seed"] for body in bodies.values()} == {7}
     assert bodies["engine-64"]["priority"] == priority
     assert "priority" not in bodies["headgate"]
+
+
+def direct(folder: Path, *, faults: bool) -> list[Part]:
+    layout = plan.lay_out(Options(pods=2, faults=faults), count(20001))
+    bare = contenders.Contender(name="x", says="", admission={}, gateway=False)
+    return list(contenders.parts(bare, layout, WORDS, folder, []))
+
+
+def test_sidecars_need_no_gateway(tmp_path: Path) -> None:
+    assert "envoy" not in {part.name for part in direct(tmp_path, faults=False)}
+
+
+def test_engines_are_told_to_fail_where_nobody_else_listens(tmp_path: Path) -> None:
+    engines = [part for part in direct(tmp_path, faults=True) if part.name.startswith("pod-")]
+    ports = [part.argv[part.argv.index("--faults") + 1] for part in engines]
+    words = [word for part in engines for word in part.argv]
+    assert [words.count(port) for port in ports] == [1, 1]
+    assert not [part for part in direct(tmp_path, faults=False) if "--faults" in part.argv]

@@ -25,8 +25,12 @@ def refused(arrived: float, when: float, status: int = 503) -> Origin:
 
 def test_the_page_of_our_own_engine_is_read() -> None:
     stats = Stats(running=3, waiting=2, kv_used=0.25, block_size=16, blocks=100, preemptions=5)
-    page = generate_latest(Metrics("fake", lambda: stats).registry)
-    assert read(page, 1.5) == Sample(at=1.5, running=3, waiting=2, kv=0.25, preemptions=5)
+    metrics = Metrics("fake", lambda: stats)
+    metrics.finished["stop"].inc(4)
+    metrics.finished["abort"].inc(3)
+    found = read(generate_latest(metrics.registry), 1.5)
+    assert found == Sample(at=1.5, running=3, waiting=2, kv=0.25, preemptions=5, ended=7)
+    assert found.arrived == 12
 
 
 @pytest.mark.parametrize(

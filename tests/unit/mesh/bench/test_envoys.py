@@ -7,7 +7,8 @@ from mesh.gateway import Address, Document
 
 LISTEN, ADMIN = Address("127.0.0.1", 20001), Address("127.0.0.1", 20002)
 ENGINES = [Address("127.0.0.1", 20003), Address("127.0.0.1", 20004)]
-EVERY = pytest.mark.parametrize("build", [envoys.adaptive, envoys.admission, envoys.fifo])
+OVERLOAD = [envoys.adaptive, envoys.admission, envoys.fifo]
+EVERY = pytest.mark.parametrize("build", [*OVERLOAD, envoys.outlier])
 
 
 def manager(document: Document) -> Document:
@@ -34,10 +35,15 @@ def test_all_spread_by_least_request_over_all_engines(build: envoys.Builder) -> 
 
 
 @EVERY
-def test_no_long_stream_is_cut_and_nothing_that_ran_is_repeated(build: envoys.Builder) -> None:
+def test_no_long_stream_is_cut(build: envoys.Builder) -> None:
+    settings = manager(build(LISTEN, ADMIN, ENGINES))
+    assert settings["route_config"]["virtual_hosts"][0]["routes"][0]["route"]["timeout"] == "0s"
+
+
+@pytest.mark.parametrize("build", OVERLOAD)
+def test_nothing_that_ran_is_repeated(build: envoys.Builder) -> None:
     settings = manager(build(LISTEN, ADMIN, ENGINES))
     route = settings["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
-    assert route["timeout"] == "0s"
     assert route["retry_policy"]["retry_on"] == "connect-failure,reset-before-request"
 
 
@@ -70,3 +76,15 @@ def test_the_queue_has_connections_to_each_engine() -> None:
     assert breakers["per_host_thresholds"] == [
         {"priority": "DEFAULT", "max_connections": envoys.FIFO_CONNECTIONS}
     ]
+
+
+def test_failures_are_tried_elsewhere_and_their_engines_left() -> None:
+    document = envoys.outlier(LISTEN, ADMIN, ENGINES)
+    found = cluster(document)
+    assert found["health_checks"][0]["http_health_check"] == {"path": "/health"}
+    assert found["outlier_detection"]["max_ejection_percent"] == 50
+    (threshold,) = found["circuit_breakers"]["thresholds"]
+    assert threshold["retry_budget"]["budget_percent"] == {"value": 20}
+    route = manager(document)["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
+    assert route["retry_policy"]["retry_on"] == "5xx"
+    assert route["retry_policy"]["retry_host_predicate"]

@@ -165,3 +165,34 @@ def test_in_a_hurry_nothing_is_waited_for() -> None:
 def test_statuses_in_words() -> None:
     assert describe(-9) == "was killed by signal 9"
     assert describe(3) == "exited with status 3"
+
+
+def test_one_that_is_lost_stays_dead_and_is_no_failure() -> None:
+    async def scenario() -> list[str]:
+        diary = Diary()
+        async with Supervisor([part("pod", 0), part("other", 0, "echo up; exit 7")], diary) as supervisor:
+            await supervisor.start()
+            supervisor.lose("pod")
+            supervisor.lose("pod")
+            # The other is started again twice meanwhile, which takes longer than a first restart.
+            await diary.until(lambda: diary.entries.count("other starting") == 3)
+        return diary.entries
+
+    entries = asyncio.run(scenario())
+    assert entries.count("pod starting") == 1
+    assert not [entry for entry in entries if entry.startswith("pod exited") or "pod was" in entry]
+
+
+def test_one_that_is_lost_before_it_is_started_again_is_not() -> None:
+    async def scenario() -> list[str]:
+        diary = Diary()
+        dying = "echo up; exit 7"
+        async with Supervisor([part("pod", 0, dying), part("other", 0, dying)], diary) as supervisor:
+            await supervisor.start()
+            await diary.until(lambda: any(entry.startswith("pod exited") for entry in diary.entries))
+            supervisor.lose("pod")
+            # The other's third start is later than the second of this one would be.
+            await diary.until(lambda: diary.entries.count("other starting") == 3)
+        return diary.entries
+
+    assert asyncio.run(scenario()).count("pod starting") == 1

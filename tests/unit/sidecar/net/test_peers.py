@@ -41,12 +41,15 @@ class Rig:
         self.under_way = self.most = 0
         self.alone = False
         self.peers = Peers(
-            self.fleet, self.hop, PATH, self.clock, listed, lambda: self.alone, self._know
+            self.fleet,
+            self.hop,
+            PATH,
+            self.clock,
+            listed,
+            lambda: self.alone,
+            lambda heartbeat: self.fleet.hear(heartbeat, self.clock.now()),
         )
         monkeypatch.setattr("sidecar.net.peers.get", self._get)
-
-    def _know(self, heartbeat: Heartbeat) -> None:
-        self.fleet.hear(heartbeat, self.clock.now())
 
     async def _get(
         self, address: Address, path: str, timeout_s: float, most: int, lines: bytes
