@@ -183,6 +183,28 @@ MUTANTS: Final = (
         "            self.refuse(x, Reply(INTERNAL))\n            return False\n",
         "            return False\n",
     ),
+    # What fails.
+    _pipeline(
+        "a failure that found another place is answered as well",
+        "        if not self.recovers(x, reply.refusal.reason):\n            self.refuse(x, reply)\n",
+        "        self.recovers(x, reply.refusal.reason)\n        self.refuse(x, reply)\n",
+    ),
+    _pipeline(
+        "a failure without another place is not answered",
+        "        if not self.recovers(x, reply.refusal.reason):\n            self.refuse(x, reply)\n",
+        "        self.recovers(x, reply.refusal.reason)\n",
+    ),
+    _pipeline(
+        "what is not under way is sent elsewhere",
+        "if x.state != FORWARDED or self._recover is None:",
+        "if self._recover is None:",
+    ),
+    _pipeline(
+        "a crash while finding another place escapes",
+        'except Exception:\n            log.exception("finding',
+        'except KeyError:\n            log.exception("finding',
+    ),
+    _pipeline("what failed is not kept", "        x.failure, x.failed_with = failure, status\n", ""),
     # Rule 4: nothing is dispatched while an answer about it is pending.
     _pipeline(
         "pending answers are not awaited",

@@ -1,135 +1,20 @@
 """The kernel's rules, checked over every interleaving hypothesis can find.
 
 Entered means left, once, in reverse; one answer or a client that left; capacity neither leaks nor
-idles while someone waits; nothing is dispatched while an answer about it is pending.
+idles while someone waits; nothing is dispatched while an answer about it is pending; what failed gets
+another place or an answer.
 """
 
-from collections import Counter
-from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sidecar.errors import INTERNAL, MALFORMED, OVERLOADED, QUEUE_TIMEOUT, RATE_LIMITED
+from sidecar.errors import INTERNAL, MALFORMED, OVERLOADED, QUEUE_TIMEOUT, RATE_LIMITED, UPSTREAM_RESET
 from sidecar.exchange import DONE, FORWARDED, HELD, PARKED, RUNNING, WAITING, Exchange, Reply, Verdict
-from sidecar.http1.request import Request
-from sidecar.pipeline import Pipeline, Ready, Stage
-from sidecar.settings import Timeouts
-
-LIMIT = 3
-TIMEOUTS = Timeouts()
-
-
-class Nobody:
-    peer = ""
-
-    def want_body(self, x: Exchange) -> None:
-        raise AssertionError
-
-
-def exchange(pipeline: Pipeline) -> Exchange:
-    return Exchange(Request(b"GET", b"/", "1.1"), Nobody(), pipeline, TIMEOUTS, 0.0)
-
-
-class Recorder(Stage):
-    """Checks that enters and leaves pair up; refuses, crashes, holds or refuses what it holds."""
-
-    def __init__(self) -> None:
-        self.inside: set[Exchange] = set()
-        self.mode = "pass"
-        self.entries: Counter[Exchange] = Counter()
-
-    def on_request(self, x: Exchange) -> Verdict:
-        assert x not in self.inside
-        self.inside.add(x)
-        self.entries[x] += 1
-        if self.mode == "refuse":
-            return Reply(OVERLOADED)
-        if self.mode == "crash":
-            raise ZeroDivisionError
-        if self.mode in ("hold", "answered at once"):
-            x.pipeline.hold(x)
-        if self.mode == "answered at once":
-            x.pipeline.release(x, Reply(RATE_LIMITED))
-        return None
-
-    def on_complete(self, x: Exchange) -> None:
-        self.inside.remove(x)
-        if self.mode == "crash":
-            raise ZeroDivisionError
-
-
-class Capacity(Stage):
-    """A limit with a queue, shared by every pipeline it stands in."""
-
-    def __init__(self) -> None:
-        self.holders: set[Exchange] = set()
-        self.queue: dict[Exchange, None] = {}  # in order of arrival
-
-    def on_request(self, x: Exchange) -> Verdict:
-        if len(self.holders) < LIMIT:
-            self.holders.add(x)
-            return None
-        self.queue[x] = None
-        return PARKED
-
-    def on_complete(self, x: Exchange) -> None:
-        self.holders.discard(x)
-        self.queue.pop(x, None)
-        while self.queue and len(self.holders) < LIMIT:
-            y = next(iter(self.queue))
-            del self.queue[y]
-            if y.state == WAITING:
-                self.holders.add(y)
-                y.pipeline.resume(y)
-
-
-class Rig:
-    """Two pipelines over the same stages, as after a reload, and what came out of them."""
-
-    def __init__(self) -> None:
-        self.recorders = (Recorder(), Recorder(), Recorder())
-        self.capacity = Capacity()
-        self.answers: Counter[Exchange] = Counter()
-        self.reasons: dict[Exchange, str] = {}
-        self.sent: list[Exchange] = []
-        self.on_forward: Any = None
-        self.on_answer: Any = None
-        ready = Ready()
-        first, second, third = self.recorders
-        self.pipelines = [
-            Pipeline(
-                (first, second, self.capacity, third),
-                retry_at=3,
-                forward=partial(self.forward, number),
-                answer=partial(self.answer, number),
-                ready=ready,
-            )
-            for number in range(2)
-        ]
-
-    def forward(self, number: int, x: Exchange) -> None:
-        assert x.pipeline is self.pipelines[number], "moved by a pipeline it did not start with"
-        assert x.pending == 0, "dispatched while an answer is pending"
-        self.sent.append(x)
-        if self.on_forward is not None:
-            self.on_forward(x)
-
-    def answer(self, number: int, x: Exchange, reply: Reply) -> None:
-        assert x.pipeline is self.pipelines[number], "answered by a pipeline it did not start with"
-        self.answers[x] += 1
-        self.reasons[x] = reply.refusal.reason
-        if self.on_answer is not None:
-            self.on_answer(x)
-
-    def arrive(self, mode: str = "pass", which: int = 0, pipeline: int = 0) -> Exchange:
-        x = exchange(self.pipelines[pipeline])
-        self.recorders[which].mode = mode
-        x.pipeline.start(x)
-        self.recorders[which].mode = "pass"
-        return x
+from sidecar.pipeline import Pipeline, Stage
+from tests.property.kernel import LIMIT, Rig, exchange
 
 
 class Machine(RuleBasedStateMachine):
@@ -164,6 +49,41 @@ class Machine(RuleBasedStateMachine):
         self.rig.recorders[2].mode = mode
         x.pipeline.retry(x, at)
         self.rig.recorders[2].mode = "pass"
+
+    @precondition(lambda self: self.all)
+    @rule(
+        data=st.data(),
+        recovers=st.sampled_from(["no", "at once", "later", "crash"]),
+        mode=st.sampled_from(["pass", "pass", "refuse", "crash"]),
+        has_status=st.booleans(),
+    )
+    def attempt_fails(self, data: st.DataObject, recovers: str, mode: str, has_status: bool) -> None:
+        """Of any exchange: what carried it may be late to say so."""
+        rig = self.rig
+        x = data.draw(st.sampled_from(self.all))
+        before, attempt, entered = x.state, x.attempt, x.entered
+        rig.recovers, rig.recorders[2].mode = recovers, mode
+        if has_status:
+            found = x.pipeline.recovers(x, "status", 503)
+        else:
+            x.pipeline.fail(x, Reply(UPSTREAM_RESET))
+            found = recovers in ("at once", "later")
+        rig.recovers, rig.recorders[2].mode = "no", "pass"
+        if before == FORWARDED and found:
+            assert recovers in ("at once", "later")
+            assert x.attempt == attempt + (recovers == "at once")
+            assert x.failure == ("status" if has_status else "upstream_reset")
+            assert x.failed_with == (503 if has_status else 0)
+        elif has_status:
+            assert (x.state, x.attempt, x.entered) == (before, attempt, entered), "its answer passes"
+            assert not found
+        else:
+            assert (x.state, x.attempt) == (DONE, attempt)
+
+    @precondition(lambda self: self.rig.pausing)
+    @rule(data=st.data())
+    def pause_ends(self, data: st.DataObject) -> None:
+        self.rig.go_on(data.draw(st.sampled_from(list(self.rig.pausing))))
 
     @precondition(lambda self: [x for x in self.all if x.pending])
     @rule(data=st.data(), verdict=st.sampled_from([None, RATE_LIMITED]))
@@ -206,6 +126,10 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def what_is_held_waits_for_an_answer(self) -> None:
         assert all(x.pending for x in self.in_state(HELD))
+
+    @invariant()
+    def a_place_is_sought_for_what_is_under_way_alone(self) -> None:
+        assert all(state == FORWARDED and failure for state, failure in self.rig.asked_about)
 
     @invariant()
     def picked_once_per_attempt(self) -> None:
@@ -278,6 +202,37 @@ def test_a_crash_while_answering_still_settles(caplog: pytest.LogCaptureFixture)
     x = rig.arrive("refuse")
     assert (x.state, x.entered, rig.answers[x]) == (DONE, 0, 1)
     assert "answering failed" in caplog.text
+
+
+def test_what_fails_is_answered_once_whatever_finding_another_place_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for recovers in ("no", "crash"):
+        rig = Rig()
+        x = rig.arrive()
+        rig.recovers = recovers
+        x.pipeline.fail(x, Reply(UPSTREAM_RESET))
+        x.pipeline.fail(x, Reply(UPSTREAM_RESET))
+        assert (x.state, rig.answers[x], rig.reasons[x]) == (DONE, 1, "upstream_reset")
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_finds_another_place_is_not_answered() -> None:
+    rig = Rig()
+    x = rig.arrive()
+    rig.recovers = "at once"
+    x.pipeline.fail(x, Reply(UPSTREAM_RESET))
+    assert (x.state, x.attempt, rig.answers[x], len(rig.sent)) == (FORWARDED, 2, 0, 2)
+    assert (x.failure, x.failed_with) == ("upstream_reset", 0)
+    assert x.pipeline.recovers(x, "status", 503)
+    assert (x.attempt, x.failure, x.failed_with) == (3, "status", 503)
+
+
+def test_without_anybody_to_ask_the_failure_is_the_answer() -> None:
+    x, answered = alone(Stage())
+    assert not x.pipeline.recovers(x, "status", 503)
+    x.pipeline.fail(x, Reply(UPSTREAM_RESET))
+    assert answered == ["upstream_reset"]
 
 
 def test_an_answer_that_finds_the_client_gone_is_not_given_twice() -> None:

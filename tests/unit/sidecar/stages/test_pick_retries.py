@@ -154,6 +154,14 @@ class TestRetries:
         assert (x.state, x.attempt) == (DONE, 1)
         rig.assert_at_rest()
 
+    def test_who_was_sent_back_meanwhile_is_not_sent_twice(self) -> None:
+        rig = Rig("retry: {base_ms: 500}", peers=3)
+        x = rig.ask_with()
+        rig.fails(x)
+        x.pipeline.retry(x)  # more important work took its place, say
+        rig.pass_time(1.0)
+        assert x.attempt == 2
+
     def test_what_the_attempt_left_behind_is_forgotten(self) -> None:
         rig = Rig()
         x = rig.ask_with()
