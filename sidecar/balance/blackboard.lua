@@ -26,9 +26,9 @@
 --    |ejected| <= cap = max(1 if N >= 3 else 0, floor(max_percent/100 N)) after each call: if it were more
 --    because somebody went or changed, or `max_percent` did, the tickets that end first are released.
 -- 3. A vote lasts 10 s; it is written anew when 5 are over. A ticket is granted when the votes are enough
---    (one that stands alone, else those of min(3, ceil(observers/3)) members), |ejected| + 1 <= cap, |suspects
---    or ejected| < N/2 (else it is systemic: it is not these pods that are ill), and those who stay can bear
---    it: 0.85 sum(capacity) >= sum(demand). Neither `down` nor `draining` ones stay.
+--    (one that stands alone, else those of min(3, ceil(observers/3)) members), |ejected| + 1 <= cap,
+--    |suspects or ejected| < N/2 (else it is systemic: it is not these pods that are ill), and those who stay
+--    can bear it: 0.85 sum(capacity) >= sum(demand). Neither `down` nor `draining` ones stay.
 -- 4. A ticket ends by itself, with its pod, or when it is told to (`uneject`). What a sidecar `held` when
 --    keys or members were lost is granted again by rule 3 without votes, but not what was ended on purpose.
 -- 5. One member at a time may probe an ejected pod: it asks again before its lease ends.

@@ -280,3 +280,4 @@ def test_what_is_well_again_returns_at_once(wall: Wall) -> None:
     assert first.post().held == ()
     assert wall.out() == {}
     assert first.vote("pod-9") == "granted", "it is ill again"
+    assert first.post().held == (("pod-9", "exists"),)
