@@ -136,6 +136,16 @@ def test_keys_that_are_lost_one_by_one_grow_again(wall: Wall) -> None:
         wall.advance(60.0)
 
 
+def test_what_was_said_of_lost_tickets_and_suspects_goes_with_them(wall: Wall) -> None:
+    first, second, *_ = wall.pods(*TEN)
+    first.post(votes=(vote("pod-3"), vote("pod-4", alone=False, observers=9)))
+    first.post(probes=("pod-3",))
+    assert wall.store.exists(TICKETS, PROBES, VOTES) == 3
+    wall.store.delete(EJECTED, SUSPECTS)
+    second.post()
+    assert wall.store.exists(TICKETS, PROBES, VOTES) == 0
+
+
 def test_its_own_clock_is_the_only_one(wall: Wall) -> None:
     before = time.time() * 1000
     view = wall.call(encode(MESH, "a", Post(payload=b"", state="serving"), wall.terms), own_time=True)
