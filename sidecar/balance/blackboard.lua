@@ -25,10 +25,10 @@
 -- 2. N counts the members whose state is not `down`, and only these count as ejected or as suspects.
 --    |ejected| <= cap = max(1 if N >= 3 else 0, floor(max_percent/100 N)) after each call: if it were more
 --    because somebody went or changed, or `max_percent` did, the tickets that end first are released.
--- 3. A vote lasts 10 s (as seldom as it is written: 5). A ticket is granted when the votes are enough (one that stands alone, else those of
---    min(3, ceil(observers/3)) members), |ejected| + 1 <= cap, |suspects or ejected| < N/2 (else it is
---    systemic: it is not these pods that are ill), and those who stay can bear it: 0.85 sum(capacity) >=
---    sum(demand). Neither `down` nor `draining` ones stay.
+-- 3. A vote lasts 10 s; it is written anew when 5 are over. A ticket is granted when the votes are enough
+--    (one that stands alone, else those of min(3, ceil(observers/3)) members), |ejected| + 1 <= cap,
+--    |suspects or ejected| < N/2 (else it is systemic: it is not these pods that are ill), and those who stay
+--    can bear it: 0.85 sum(capacity) >= sum(demand). Neither `down` nor `draining` ones stay.
 -- 4. A ticket ends by itself, with its pod, or when it is told to (`uneject`). What a sidecar `held` when
 --    keys or members were lost is granted again by rule 3 without votes, but not what was ended on purpose.
 -- 5. One member at a time may probe an ejected pod: it asks again before its lease ends.
@@ -61,9 +61,12 @@ local function publish(notice, record)
 end
 
 -- The names in a sorted set whose time has come. A clock that jumped back may have left times that are too
--- far in the future: they come down to `latest`.
-local function due(key, until_ms, latest)
+-- far in the future: they come down to `latest`. Keys can be lost one by one: hashes go with their set.
+local function due(key, until_ms, latest, ...)
   if call('EXISTS', key) == 0 then
+    for _, hash in ipairs({ ... }) do
+      call('DEL', hash)
+    end
     return {}
   end
   for _, pod in ipairs(call('ZRANGEBYSCORE', key, '(' .. latest, '+inf')) do
@@ -141,7 +144,7 @@ local function heartbeat()
   return true
 end
 
--- The hash of members, without those whom only one of the two keys knows: keys can be lost one by one.
+-- The hash of members, without those whom only one of the two keys knows.
 local function read_members()
   local found = call('HGETALL', MEMBERS)
   if #found == 2 * call('ZCARD', SEEN) then
@@ -176,12 +179,12 @@ local function borne_by(pod)
 end
 
 local function release_expired()
-  for _, pod in ipairs(due(EJECTED, now, now + ask.longest_ms)) do
+  for _, pod in ipairs(due(EJECTED, now, now + ask.longest_ms, TICKETS, PROBES)) do
     call('ZREM', EJECTED, pod)
     call('HDEL', TICKETS, pod)
     call('HDEL', PROBES, pod)
   end
-  for _, pod in ipairs(due(SUSPECTS, now, now + VOTE_MS)) do
+  for _, pod in ipairs(due(SUSPECTS, now, now + VOTE_MS, VOTES)) do
     acquit(pod)
   end
   for _, pod in ipairs(due(PARDONS, now, now + ask.longest_ms)) do
@@ -229,8 +232,8 @@ local function release_those_above_the_cap()
   end
 end
 
--- The members who hold that this pod is ill, ourselves included. Our own vote is written anew when half of its
--- time is over: in a large incident this is what most calls do.
+-- The members who hold that this pod is ill, ourselves included. Our own vote is written anew when half of
+-- its time is over: in a large incident this is what most calls do.
 local function record(target)
   local voters, kept = {}, {}
   local is_fresh = false

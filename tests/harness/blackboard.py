@@ -24,6 +24,7 @@ from sidecar.net.blackboard import source
 from tests.harness.processes import HOST, free_port, valkey
 
 MESH: Final = "demo"
+TEN: Final = tuple(f"pod-{i}" for i in range(10))  # two of them may be ejected
 MEMBERS, SEEN, VOTES, SUSPECTS, EJECTED, TICKETS, PARDONS, PROBES, RETRIES, META = keys(MESH)
 TERMS: Final = Terms(max_replicas=256, max_percent=20, longest_ms=300_000, lease_ms=3_000)
 
@@ -68,6 +69,11 @@ class Wall:
     def monotonic(self) -> float:
         """The sidecars' own time, in seconds."""
         return (self.now - self._jumped) / 1000
+
+    def out(self) -> dict[str, float]:
+        """Who is ejected, as the keys have it, and for how many seconds more."""
+        found = self.store.zrange(EJECTED, 0, -1, withscores=True)
+        return {pod.decode(): (ends - self.now) / 1000 for pod, ends in found}
 
     def call(self, arguments: tuple[bytes, ...], *, own_time: bool = False) -> View:
         _, *rest = arguments
