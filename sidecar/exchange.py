@@ -150,7 +150,8 @@ class Exchange:
     expected_s: float = 0.0  # how long its whole answer should take
     failure: str = ""  # why its last attempt came to nothing,
     failed_with: int = 0  # and the status of it, if it was an answer,
-    refused_by: bytes = b""  # with the reason that a peer gave
+    refused_by: bytes = b""  # with the reason that a peer gave,
+    refused_for: float = 0.0  # and the seconds after which it may have room
     when_body: Callable[[Exchange], None] | None = None  # called once the whole body is here
 
     # What happened, and what is to happen.

@@ -159,13 +159,13 @@ class Member:
 
     def _take(self, view: View) -> None:
         plane = self._plane
+        if self._secret is None and view.secret:
+            plane.hop.keys = (view.secret.encode(),)
         for member in view.members:
             self._meet(member.pod, member.payload, member.age_ms / 1000)
         if view.settled:
             plane.fleet.keep({member.pod for member in view.members})
         plane.retries.hear(view.origins, view.retries)
-        if self._secret is None and view.secret:
-            plane.hop.keys = (view.secret.encode(),)
         plane.judge.take(view)
 
     def _hear(self, notice: Notice) -> None:
@@ -190,6 +190,8 @@ class Member:
 
     def _know(self, heartbeat: Heartbeat, age_s: float = 0.0) -> None:
         plane = self._plane
+        if not plane.hop.keys:
+            return  # it would not believe us
         now = plane.clock.now()
         plane.fleet.models = frozenset(plane.catalog.labels())
         if plane.fleet.hear(heartbeat, now, age_s) is not None:

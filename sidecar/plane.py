@@ -252,11 +252,12 @@ class Plane:
         """What this pod says of itself to its peers."""
         occupancy, why = self.occupancy(), self.unready()
         answers, successes = self.judge.last_interval
+        models = tuple(self.catalog.labels())
         return Heartbeat(
             pod=self.hop.pod,
             address=self.peer_address,
             state=self.state(),
-            models=tuple(self.catalog.labels()[:MAX_MODELS]),
+            models=models if len(models) <= MAX_MODELS else (),  # none: any
             waiting=occupancy.waiting,
             running=occupancy.running,
             utilization=occupancy.utilization,

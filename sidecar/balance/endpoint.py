@@ -30,10 +30,10 @@ class Endpoint:
 
     __slots__ = (
         "_blocks", "_estimate", "_sampled", "blocked_until", "carried", "ejected", "healthy", "host", "hung",
-        "load", "max_requests", "moved", "moved_at", "name", "path", "port", "refused",
+        "load", "max_requests", "moved", "moved_at", "name", "not_before", "path", "port", "refused",
     )  # fmt: skip
 
-    is_peer = False
+    is_peer: bool = False
 
     def __init__(self, host: str = "", port: int = 0, path: str = "") -> None:
         self.host = host
@@ -48,6 +48,7 @@ class Endpoint:
         self.ejected = False
         self.blocked_until = 0.0
         self.max_requests = _MOST  # that it works on at once, of any kind
+        self.not_before = 0.0  # it refused one, and said when to return
         self.carried: dict[Any, None] = {}  # exchanges that it works on, in the order of their dispatch
         self.moved = 0  # tokens and answers that have come from it: whether it does anything at all
         self.moved_at = 0.0  # when progress of any kind was last seen

@@ -3,7 +3,7 @@
 Of two peers drawn at random the one with the lower cost is asked: power of two choices (Mitzenmacher 2001)
 
     cost = peak EWMA of its time to a first byte x (its requests + what we sent since it last said so + 1)
-           / its capacity x how far it has come back
+           / its capacity
 
 Peers are heard of in heartbeats, from the membership or from themselves. What is heard is kept until
 something newer is, or `forget` says that the pod is gone.
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from sidecar.balance.heartbeat import Heartbeat
 
-GONE_AFTER_S: Final = 5.0  # without a heartbeat
 _LEAST_CAPACITY: Final = 1e-6
 
 
@@ -28,10 +27,10 @@ class Peer(Endpoint):
     """The sidecar of another pod."""
 
     __slots__ = (
-        "capacity", "heard", "models", "not_before", "pod", "sent", "state", "utilization", "waits", "why"
+        "capacity", "heard", "models", "pod", "sent", "state", "utilization", "waits", "why"
     )  # fmt: skip
 
-    is_peer = True
+    is_peer: bool = True
 
     def __init__(self, pod: str, host: str, port: int) -> None:
         super().__init__(host, port)
@@ -44,7 +43,6 @@ class Peer(Endpoint):
         self.capacity = 1.0
         self.heard = 0.0  # when it last said so
         self.sent = 0  # requests of ours since
-        self.not_before = 0.0  # it refused one, and said when to return
 
     def takes(self, model: str, now: float) -> bool:
         """Whether a request for `model` has a chance there. `other`: no model that we know."""

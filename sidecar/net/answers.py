@@ -37,7 +37,9 @@ def engine_head(
         parts.append(b"content-length: %d\r\n" % head.length)
     noted = head.noted
     if b"x-headgate-reason" in noted and x.endpoint is not None and x.endpoint.is_peer:
-        parts.append(b"x-headgate-reason: %b\r\n" % noted[b"x-headgate-reason"])  # the mesh's own word
+        parts.append(b"x-headgate-reason: %b\r\n" % noted[b"x-headgate-reason"])  # the mesh's own words
+        if b"x-headgate-elsewhere" in noted:
+            parts.append(b"x-headgate-elsewhere: 1\r\n")
     if b"via" in noted:
         parts.append(b"via: %b, %b\r\n" % (noted[b"via"], VIA[head.version]))
     else:

@@ -44,6 +44,8 @@ _USAGE: Final = b'"usage"'
 _TAIL: Final = 4096  # bytes at the end of a piece in which it is looked for
 _MOST_EARLY: Final = 64 * 1024  # bytes before a first token: a stream may say what we do not know
 _LATE: Final = 2.0
+_LONGEST_REFUSAL: Final = 300  # seconds
+_MAX_REASON: Final = 32
 _EMPTY: Final = "empty_stream"
 _STATUS: Final = "status"
 _JOINED_UP_TO: Final = 16 * 1024  # below this one copied write is cheaper than two buffers
@@ -308,14 +310,19 @@ class Upstream(asyncio.Protocol):
         self._heard = self._context.clock.now()
         x.responded = self._heard
         x.status = head.status
-        if FIELD in head.noted:
-            self._hear(head.noted[FIELD])
+        noted = head.noted
+        if self.endpoint.is_peer and b"x-headgate-reason" in noted:
+            x.reason = noted[b"x-headgate-reason"].decode("latin-1")[:_MAX_REASON]
+        if FIELD in noted:
+            self._hear(noted[FIELD])
         return head if x.pipeline.response(x) else None
 
     def _goes_elsewhere(self, x: Exchange, head: ResponseHead, failure: str) -> bool:
         """Another place is found for `x`, and what came of this answer is forgotten."""
         noted = head.noted
         x.refused_by = noted.get(b"x-headgate-reason") or noted.get(b"retry-after", b"")
+        returns = noted.get(b"retry-after", b"")
+        x.refused_for = float(min(int(returns[:9]), _LONGEST_REFUSAL)) if returns.isdigit() else 0.0
         x.upstream = None  # its next attempt may begin at once
         if not x.pipeline.recovers(x, failure, head.status):
             x.upstream = self

@@ -133,21 +133,12 @@ class Pick(Stage):
         assert endpoint is not None
         if x.failure in _BROKEN:
             endpoint.block(now)
-        elif x.failure == "status" and not self._is_worth_it(x):
+        elif x.failure == "status":
+            endpoint.not_before = max(endpoint.not_before, now + x.refused_for)
+        if x.attempt > self._retries or not self._may_move(x, now) or not self._is_worth_it(x, now):
             return False
-        elif x.failure == FIRST_TOKEN_TIMEOUT.reason and now - x.dispatched < _PATIENCE * _expected_s(x):
-            return False  # it is long, not late
-        if not self._may_move(x, now) or x.attempt > self._retries:
+        if self._fleet.peer(x.model, (*x.tried, endpoint), now) is None or not self._pays(x, endpoint, now):
             return False
-        if not self._fleet.peer(x.model, (*x.tried, endpoint), now):
-            return False
-        if x.failure == CONNECT_FAILED.reason:
-            pass  # it has cost nobody anything
-        elif endpoint.is_peer or endpoint.usable:
-            if self._retrying() >= self._most_retries or not self._budget.withdraw(x.cost, now):
-                return False
-        else:
-            self._budget.owe(x.cost, now)
         self._forget(x, endpoint)
         pause = pause_s(x.attempt, self._base_s, self._longest_s, self._clock.jitter(1.0, 1.0) - 1.0)
         if pause < _TICK_S / 2:
@@ -223,13 +214,26 @@ class Pick(Stage):
             return peer
         return own if own.usable and not x.away else None
 
-    def _is_worth_it(self, x: Exchange) -> bool:
-        """An answer with this status may be another one elsewhere."""
+    def _is_worth_it(self, x: Exchange, now: float) -> bool:
+        """Another pod may do better."""
         endpoint = x.endpoint
         assert endpoint is not None
-        if endpoint.is_peer and x.refused_by:  # it has not been started, and another pod may have room
+        if x.failure == FIRST_TOKEN_TIMEOUT.reason:
+            return now - x.dispatched >= _PATIENCE * _expected_s(x)  # else it is long, not late
+        if x.failure != "status":
+            return True
+        if endpoint.is_peer and x.refused_by:  # it has not been started
             return x.refused_by in _ELSEWHERE
         return x.failed_with in self._statuses
+
+    def _pays(self, x: Exchange, endpoint: Endpoint, now: float) -> bool:
+        """The budget has its cost; where the engine is down that is not asked."""
+        if x.failure == CONNECT_FAILED.reason:
+            return True  # it has cost nobody anything
+        if endpoint.is_peer or endpoint.usable:
+            return self._retrying() < self._most_retries and self._budget.withdraw(x.cost, now)
+        self._budget.owe(x.cost, now)
+        return True
 
     def _may_move(self, x: Exchange, now: float) -> bool:
         """It can be sent a second time, and there is time for that."""
