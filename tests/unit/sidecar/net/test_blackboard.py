@@ -80,7 +80,8 @@ class Calls:
             raise ConnectionError("the server is gone")
         if server.mute:
             await asyncio.Event().wait()
-        await asyncio.sleep(server.slow_s)
+        if server.slow_s:
+            await asyncio.sleep(server.slow_s)
         server.asks.append((now(), msgspec.msgpack.decode(arguments[2])))
         return [msgspec.msgpack.encode(HEAD), [], *server.tickets, []]
 
