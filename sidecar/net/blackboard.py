@@ -162,8 +162,7 @@ class Blackboard:
                 due = self._clock.now() + self._clock.jitter(EVERY_S * _SOONEST_S, _SPREAD)
                 self._hurried.clear()
                 async with self._calling:
-                    if not self._has_left:
-                        await self._post(script)
+                    await self._post(script)
                 await self._rest(due)
         finally:
             await script.close()

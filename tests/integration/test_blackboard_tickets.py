@@ -107,7 +107,7 @@ def test_each_vote_has_its_own_end(wall: Wall) -> None:
 
 def test_a_vote_that_is_repeated_does_not_end(wall: Wall) -> None:
     first, second, *_ = wall.pods(*TEN)
-    for _ in range(15):
+    for _ in range(8):
         assert first.vote("pod-9", alone=False, observers=6) == "votes"
         wall.advance(1.0)
     wall.advance(4.0)

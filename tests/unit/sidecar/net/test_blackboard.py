@@ -53,6 +53,7 @@ class Server:
         self.down = self.mute = self.deaf = False
         self.asks: list[tuple[float, dict[str, Any]]] = []
         self.open = 0  # connections
+        self.slow_s = 0.0  # what is sent from now on
         self.tried: list[float] = []
         self.tickets: list[list[bytes]] = [[], []]
         self.heard: asyncio.Queue[bytes] = asyncio.Queue()
@@ -79,6 +80,8 @@ class Calls:
             raise ConnectionError("the server is gone")
         if server.mute:
             await asyncio.Event().wait()
+        if server.slow_s:
+            await asyncio.sleep(server.slow_s)
         server.asks.append((now(), msgspec.msgpack.decode(arguments[2])))
         return [msgspec.msgpack.encode(HEAD), [], *server.tickets, []]
 
@@ -304,6 +307,20 @@ def test_it_leaves_once_and_for_all() -> None:
             await asyncio.sleep(5.0)
             assert len(server.asks) == count
             assert not pod.board.connected
+
+    run(scenario())
+
+
+def test_leaving_comes_after_a_post_that_is_under_way() -> None:
+    async def scenario() -> None:
+        server = Server()
+        async with at(server) as pod:
+            server.slow_s = 0.5
+            pod.board.hurry()
+            await asyncio.sleep(0.1)
+            server.slow_s = 0.0
+            await pod.board.leave()
+            assert [ask["leave"] for _, ask in server.asks] == [False, False, True]
 
     run(scenario())
 
