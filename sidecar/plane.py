@@ -155,7 +155,7 @@ class Plane:
             self._took_stock = now
             admission = self.admission
             self._pick.tick(admission.meter.itl_s, admission.backlog_s(now))
-            self.judge.tick(now)
+            self.judge.tick(now, self.progress.allowed_s)
             if self.state() != self._state:
                 self._state = self.state()
                 self.changed()

@@ -198,8 +198,8 @@ class Judge:
         """Whose ejection is to end on the blackboard."""
         return (self._pod,) if self._uneject else ()
 
-    def tick(self, now: float) -> None:
-        """Several times a second."""
+    def tick(self, now: float, still_s: float) -> None:
+        """Several times a second. `still_s`: a stream without a token for longer has stalled."""
         own = self._fleet.own
         awaited = 0
         for x in own.carried:
@@ -208,6 +208,9 @@ class Judge:
                 if new > 0:
                     self._pacer.on_gap(now - x.seen_at, new, now)
                     x.seen, x.seen_at = x.tokens, now
+                elif now - x.seen_at > still_s and now - own.moved_at <= _WINDOW_S:  # it alone
+                    x.seen_at = 0.0  # counted once
+                    self.outliers.put(self._pod, classify(Ending.STALLED), now)
             elif not x.responded and x.is_work:
                 awaited += 1
         self._pacer.on_awaited(awaited, now)
