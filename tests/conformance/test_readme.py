@@ -20,10 +20,10 @@ NOT_SHOWN = {"rate_limited", "exceeds_quota", "client_gone"}
 
 
 def table(name: str) -> list[list[str]]:
-    """The cells of each row below the head, without their backticks."""
-    text = README.partition(f"<!-- {name}: ")[2].partition(f"<!-- end of {name} -->")[0]
-    rows = re.findall(r"^\| (.+) \|$", text, re.MULTILINE)
-    return [[cell.removeprefix("`").removesuffix("`") for cell in row.split(" | ")] for row in rows[1:]]
+    """The cells of each row below the heads of the tables of this name, without their backticks."""
+    texts = re.findall(rf"<!-- {name}: (.+?)<!-- end of {name} -->", README, re.DOTALL)
+    rows = [row for text in texts for row in re.findall(r"^\| (.+) \|$", text, re.MULTILINE)[1:]]
+    return [[cell.removeprefix("`").removesuffix("`") for cell in row.split(" | ")] for row in rows]
 
 
 def test_the_table_of_refusals_is_that_of_the_code() -> None:
@@ -39,7 +39,8 @@ def test_the_table_of_classes_is_that_of_the_code() -> None:
 
 @pytest.mark.parametrize(("key", "shown"), [row[:2] for row in table("settings")])
 def test_a_default_is_that_of_the_code(key: str, shown: str) -> None:
-    config = decode(b"engine: {address: '127.0.0.1:8000'}", {})
+    mesh = "redis: {url: 'redis://h'}\nmesh: {pod: p}"
+    config = decode(f"engine: {{address: '127.0.0.1:8000'}}\n{mesh}", {})
 
     def step(at: Any, name: str) -> Any:
         return at["batch"] if name == "*" else getattr(at, name)
@@ -70,5 +71,5 @@ def test_an_example_is_accepted(example: str) -> None:
 
 
 def test_there_are_tables_and_examples() -> None:
-    assert len(table("settings")) > 10
-    assert len(EXAMPLES) == 2
+    assert len(table("settings")) > 30
+    assert len(EXAMPLES) == 3
