@@ -44,6 +44,7 @@ _USAGE: Final = b'"usage"'
 _TAIL: Final = 4096  # bytes at the end of a piece in which it is looked for
 _MOST_EARLY: Final = 64 * 1024  # bytes before a first token: a stream may say what we do not know
 _EMPTY: Final = "empty_stream"
+_BACK_PRESSURE: Final = (b"x-headgate-reason", b"retry-after", b"x-envoy-overloaded")
 _STATUS: Final = "status"
 _JOINED_UP_TO: Final = 16 * 1024  # below this one copied write is cheaper than two buffers
 
@@ -314,7 +315,7 @@ class Upstream(asyncio.Protocol):
     def _goes_elsewhere(self, x: Exchange, head: ResponseHead, failure: str) -> bool:
         """Another place is found for `x`, and what came of this answer is forgotten."""
         noted = head.noted
-        x.refused_by = noted.get(b"x-headgate-reason") or noted.get(b"retry-after", b"")
+        x.refused_by = next((noted[name] for name in _BACK_PRESSURE if name in noted), b"")
         x.upstream = None  # its next attempt may begin at once
         if not x.pipeline.recovers(x, failure, head.status):
             x.upstream = self
