@@ -129,7 +129,7 @@ class Plane:
             restart_at=_ADMIT,
         )
         pipeline = self._pipeline(config, page, trust, admit, self._pick)
-        if config.outlier != self.config.outlier:
+        if config.outlier != self.config.outlier or not same:  # another engine has done nothing yet
             self.judge.configure(config.outlier)
         self.config = config
         self.endpoint = endpoint
@@ -224,12 +224,12 @@ class Plane:
             kv_used=load.kv_used if fresh else None,
         )
 
-    def _may_try(self, now: float) -> bool:
-        """Whether an engine that is down is to be given one request now."""
+    def _may_try(self, x: Exchange, now: float) -> bool:
+        """Whether an engine that is down is to be given this request now."""
         own = self.endpoint
         if not own.healthy:
             return False
-        return self.progress.may_try(now) if own.hung else own.ejected and self.judge.may_try(now)
+        return self.progress.may_try(now) if own.hung else own.ejected and self.judge.may_try(x, now)
 
     def _hands_on(self) -> bool:
         """Whether a peer takes what we do not."""

@@ -29,8 +29,9 @@
 --    (one that stands alone, else those of min(3, ceil(observers/3)) members), |ejected| + 1 <= cap,
 --    |suspects or ejected| < N/2 (else it is systemic: it is not these pods that are ill), and those who stay
 --    can bear it: 0.85 sum(capacity) >= sum(demand). Neither `down` nor `draining` ones stay.
--- 4. A ticket ends by itself, with its pod, or when it is told to (`uneject`). What a sidecar `held` when
---    keys or members were lost is granted again by rule 3 without votes, but not what was ended on purpose.
+-- 4. A ticket ends by itself, with its pod, or when it is told to (`uneject`). A pod's own vote makes the one
+--    it has longer, if it asks for that: who failed again on its return keeps its place. What a sidecar `held`
+--    when keys or members were lost is granted again by rule 3 without votes, but not what was ended on purpose.
 -- 5. One member at a time may probe an ejected pod: it asks again before its lease ends.
 -- 6. While nobody called for 2 s, and 2 s after it, the view is not settled: who is missing may be there.
 -- What an ordinary heartbeat costs must not grow with the mesh, but for reading `members`: what looks at each
@@ -291,9 +292,20 @@ local function grant(target, reason, ms, voters)
   return 'granted'
 end
 
+local function prolong(target, ms)
+  local ends = now + math.min(ms, ask.longest_ms)
+  if ends > tonumber(call('ZSCORE', EJECTED, target)) then
+    call('ZADD', EJECTED, ends, target)
+    tickets_changed = true
+  end
+end
+
 local function decide(vote, voters)
   local target, reason, alone, observers, ms = unpack(vote)
   if ejected[target] then
+    if target == me then
+      prolong(target, ms)
+    end
     return 'exists'
   elseif not voters then
     return 'absent'

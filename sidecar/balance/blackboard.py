@@ -23,6 +23,8 @@ LEFT: Final = "left"  # the state in the notice of a member that has gone
 DOWN: Final = "down"
 DRAINING: Final = "draining"
 GRANTED: Final = "granted"
+EXISTS: Final = "exists"
+TOO_FEW: Final = "votes"
 PARDONED: Final = "pardoned"
 
 _WORD: Final = re.compile(r"[!-~]{1,128}")  # states, reasons, pods: parted by spaces in the keys

@@ -65,6 +65,12 @@ class Ejection:
         """How long, from now on, its place under the cap may be needed if it is ejected, less jitter."""
         return self.next_s + (self._terms.base_ejection_time_s if self._terms.probes else 0.0)
 
+    @property
+    def free_at(self) -> float:
+        """When its place under the cap is no longer needed, unless it is ejected again; it is out."""
+        more = self.state is State.OUT and self._terms.probes
+        return self.until + (self._terms.base_ejection_time_s if more else 0.0)
+
     def eject(self, now: float, jitter_s: float = 0.0) -> bool:
         """False: it is ejected already, and nothing changes."""
         if self.state is State.OUT:

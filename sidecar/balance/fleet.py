@@ -11,7 +11,7 @@ something newer is, or `forget` says that the pod is gone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.balance.endpoint import Endpoint
 
@@ -62,11 +62,14 @@ class Peer(Endpoint):
 class Fleet:
     """`own` is the engine beside us; `chance` draws from 0 to 1.
 
-    `may_try` says whether an engine that is down is to be given one request now.
+    `may_try` says whether an engine that is down is to be given this request now.
     """
 
     def __init__(
-        self, own: Endpoint, chance: Callable[[], float], may_try: Callable[[float], bool] = lambda _: False
+        self,
+        own: Endpoint,
+        chance: Callable[[], float],
+        may_try: Callable[[Any, float], bool] = lambda x, now: False,
     ) -> None:
         self.own = own
         self.peers: dict[str, Peer] = {}
@@ -77,11 +80,14 @@ class Fleet:
         self._chance = chance
 
     def own_takes(self, now: float) -> bool:
-        """Whether the engine beside us is the right place for what comes now."""
-        own = self.own
-        if not own.usable or now < own.blocked_until or self.leaving:
+        """Whether the engine beside us is the right place for what comes now: to be asked once of each."""
+        if not self.own_can(now):
             return False
         return self.share >= 1.0 or self._chance() < self.share or not self.has_room(now)
+
+    def own_can(self, now: float) -> bool:
+        """Whether the engine beside us takes anything, whatever its share is."""
+        return self.own.usable and now >= self.own.blocked_until and not self.leaving
 
     def hear(self, heartbeat: Heartbeat, now: float, age_s: float = 0.0) -> Peer | None:
         """What a peer says of itself, `age_s` ago; None: it cannot be reached."""

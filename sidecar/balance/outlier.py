@@ -218,7 +218,7 @@ class Outliers:
             if not host.ejection.is_out:
                 host.runs.clear()
             return True
-        host.ejection.eject(now, self._jitter_s())
+        host.ejection.eject(now, self.jitter_s())
         return False
 
     # What follows from it.
@@ -228,9 +228,9 @@ class Outliers:
         """How many take a place under the cap."""
         return sum(host.ejection.is_out for host in self.hosts.values())
 
-    def decide_locally(self, suspicion: Suspicion, now: float) -> None:
-        """Eject if the cap that holds without Redis leaves room."""
-        if self.out >= most_out(len(self.hosts), self._rules.local_max_ejection_percent):
+    def decide_locally(self, suspicion: Suspicion, now: float, elsewhere: int = 0) -> None:
+        """Eject if the cap that holds without Redis leaves room, beside so many whom others have ejected."""
+        if self.out + elsewhere >= most_out(len(self.hosts), self._rules.local_max_ejection_percent):
             self.overflow += 1
         elif suspicion.enforced:
             self.eject(suspicion, now)
@@ -241,7 +241,7 @@ class Outliers:
         if host is None or not host.is_comparable:
             return False
         self.ejected[suspicion.why] += 1
-        return host.ejection.eject(now, self._jitter_s())
+        return host.ejection.eject(now, self.jitter_s())
 
     def trim(self, now: float) -> list[str]:
         """End the ejections nearest to their end until the local cap holds: members may have left."""
@@ -280,5 +280,6 @@ class Outliers:
                 if 100 - host.rate >= limit:
                     self.suspect(Suspicion(host.name, Why.FAILURES, 100 - host.rate, limit), now)
 
-    def _jitter_s(self) -> float:
+    def jitter_s(self) -> float:
+        """By how much the next ejection is longer than it would be."""
         return int(self._chance() * (1000 * self._rules.max_ejection_time_jitter_s + 1)) / 1000

@@ -119,6 +119,7 @@ _NOTED_OF_ANSWERS: Final = _DROPPED_FROM_ANSWERS | {
     b"content-type",
     b"date",
     b"retry-after",
+    b"x-envoy-overloaded",
     b"x-headgate-elsewhere",
     b"x-headgate-reason",
 }

@@ -47,6 +47,7 @@ _LATE: Final = 2.0
 _LONGEST_REFUSAL: Final = 300  # seconds
 _MAX_REASON: Final = 32
 _EMPTY: Final = "empty_stream"
+_BACK_PRESSURE: Final = (b"x-headgate-reason", b"retry-after", b"x-envoy-overloaded")
 _STATUS: Final = "status"
 _JOINED_UP_TO: Final = 16 * 1024  # below this one copied write is cheaper than two buffers
 
@@ -320,7 +321,7 @@ class Upstream(asyncio.Protocol):
     def _goes_elsewhere(self, x: Exchange, head: ResponseHead, failure: str) -> bool:
         """Another place is found for `x`, and what came of this answer is forgotten."""
         noted = head.noted
-        x.refused_by = noted.get(b"x-headgate-reason") or noted.get(b"retry-after", b"")
+        x.refused_by = next((noted[name] for name in _BACK_PRESSURE if name in noted), b"")
         returns = noted.get(b"retry-after", b"")
         x.refused_for = float(min(int(returns[:9]), _LONGEST_REFUSAL)) if returns.isdigit() else 0.0
         x.upstream = None  # its next attempt may begin at once

@@ -209,7 +209,7 @@ class Admit(Stage):
         fleet = self._fleet
         if fleet.own_takes(now):
             return False
-        if not fleet.leaving and fleet.may_try(now):
+        if not fleet.leaving and fleet.may_try(x, now):
             x.on_trial = True
             return False
         if x.hop or not fleet.has_somebody(now, x.model):

@@ -206,7 +206,7 @@ class Pick(Stage):
     def _choose(self, x: Exchange, now: float) -> Endpoint | None:
         fleet = self._fleet
         own = fleet.own
-        if not x.away and (fleet.own_takes(now) or x.on_trial):
+        if not x.away and (fleet.own_can(now) or x.on_trial):
             return own
         peer = fleet.peer(x.model, x.tried, now) if x.hop == 0 else None
         if peer is not None:

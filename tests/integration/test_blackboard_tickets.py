@@ -63,6 +63,22 @@ def test_no_ticket_is_longer_than_the_longest(wall: Wall) -> None:
     assert wall.out() == {"pod-3": 300.0}
 
 
+def test_a_pod_makes_its_own_ticket_longer_and_nobody_else_does(wall: Wall) -> None:
+    first, second, *_ = wall.pods(*TEN)
+    assert first.vote("pod-0", ms=4000) == "granted"
+    assert second.vote("pod-0", ms=9000) == "exists"
+    assert first.vote("pod-0", ms=3000) == "exists"
+    assert out(wall) == {"pod-0": 4.0}
+    with wall.listening() as heard:
+        assert first.vote("pod-0", ms=9000) == "exists"
+    (published,) = heard
+    assert published.ejected is not None
+    assert [(ticket.pod, ticket.remaining_ms) for ticket in published.ejected] == [("pod-0", 9000)]
+    first.vote("pod-0", ms=10**9)
+    assert out(wall) == {"pod-0": 300.0}
+    assert not wall.store.exists(VOTES, SUSPECTS)
+
+
 @pytest.mark.parametrize(
     ("observers", "needed"), [(1, 1), (3, 1), (4, 2), (6, 2), (7, 3), (9, 3), (10, 3), (256, 3)]
 )

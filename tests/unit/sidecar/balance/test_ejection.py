@@ -156,6 +156,19 @@ def test_probation_ends_without_traffic_and_with_one_that_hangs() -> None:
     assert ejection.state is State.IN
 
 
+def test_until_when_a_place_is_needed_that_it_has() -> None:
+    ejection = Ejection(Terms())
+    ejection.eject(0.0, jitter_s=2.0)
+    assert ejection.free_at == 62.0
+    ejection.pass_time(32.0)
+    assert ejection.free_at == 62.0
+    ejection.eject(40.0)
+    assert ejection.free_at == 130.0
+    without = Ejection(ENVOY)
+    without.eject(0.0)
+    assert without.free_at == 30.0
+
+
 def test_how_long_a_place_is_needed() -> None:
     ejection = Ejection(Terms())
     assert ejection.longest_s == 30.0 + 30.0

@@ -269,3 +269,10 @@ def test_it_may_have_a_share_while_a_peer_has_room(draw: float, utilization: flo
     it = fleet(says(utilization=utilization), chance=drawn(draw))
     it.share = 0.25
     assert it.own_takes(NOW) is takes
+    assert it.own_can(NOW), "without a draw"
+
+
+def test_a_share_is_of_no_use_to_who_is_alone() -> None:
+    it = fleet(chance=drawn(0.9))
+    it.share = 0.25
+    assert it.own_takes(NOW)

@@ -62,7 +62,7 @@ class Rig(Asker):
         health = settings.engine.health
         self.progress = Progress(health.progress_s, health.first_use_s, clock.now())
         self.own = Endpoint("127.0.0.1", 8000)
-        self.fleet = Fleet(self.own, lambda: 0.0, self.progress.may_try)
+        self.fleet = Fleet(self.own, lambda: 0.0, lambda x, now: self.progress.may_try(now))
         self.budget = RetryBudget(settings.retry.budget)
         self.first_tokens = FirstTokens()
         self.metrics = Metrics("test", 10)
