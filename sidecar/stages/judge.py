@@ -5,9 +5,10 @@ attempt is told to them, and once a second this engine's pace is compared with w
 
 A suspicion of our own engine is ours to raise, since all of its traffic passes here; one of a peer is a vote
 among several. With the mesh's blackboard in reach it grants the ejection, within the mesh's cap. Without it
-the local cap decides, and beyond that an engine is only given less (`_LESS`). An ejected engine is handed
-around like one that is down. When its time is over it gets one request at a time, and after three good ones
-its work back, over `slow_start_s`; after a bad one it is out for longer, in the place that it has.
+the local cap decides, one pod after the other, so that each knows of those before it. An engine that may not
+be ejected is given less (`_LESS`). An ejected engine is handed around like one that is down. When its time is
+over it gets one request at a time, and after three good ones its work back, over `slow_start_s`; after a bad
+one it is out for longer, in the place that it has.
 
 A ticket and our engine's ejection are two things, for a view is a second old and Redis may be away. A new
 ticket ejects, once. One that ends before the ejection is voted for again, which makes it longer; one that
@@ -20,7 +21,7 @@ import logging
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidecar.balance.blackboard import EXISTS, GRANTED, TOO_FEW, Vote
-from sidecar.balance.ejection import Terms, is_panic
+from sidecar.balance.ejection import Terms, is_panic, most_out
 from sidecar.balance.gray import Pace, Pacer, Slow, Slowness
 from sidecar.balance.outcome import Ending, classify, penalty_s
 from sidecar.balance.outlier import Outliers, Rules, Why
@@ -52,6 +53,7 @@ _WINDOW_S: Final = 1.0
 _PACE_MAX_AGE_S: Final = 2.5
 _LESS: Final = 0.25  # of its work, for an engine that nobody may eject,
 _LESS_FOR_S: Final = 10.0  # so long after the last suspicion
+_TURN_S: Final = 2.5  # without Redis: until peers, who ask each other each second, know who is ejected
 _TRIAL: Final = "trial"  # why an engine is ejected again
 _OTHER: Final = "other"  # in the words of a newer peer
 _WHYS: Final = frozenset(why.value for why in Why)
@@ -115,6 +117,7 @@ class Judge:
         self._slowness = Slowness(self._pod, slow)
         self._asked: dict[str, tuple[Suspicion, float]] = {}  # and when; not answered yet
         self._trial: tuple[Exchange, int] | None = None  # under way, and its number
+        self._alone: tuple[Suspicion, float] | None = None  # ours to decide on, and when
         self._less_until = 0.0
         self._was_out = False
         self._follow(self._clock.now())
@@ -271,6 +274,7 @@ class Judge:
             del self._paces[pod]
         self.granted = {pod: grant for pod, grant in self.granted.items() if grant.until > now}
         self._give_up_asking(now)
+        self._take_turn(now)
         if settings.mode != "off":
             suspicion = self._slowness.on_window(self.pace, self._peers_paces(now))
             if suspicion is not None:
@@ -367,15 +371,27 @@ class Judge:
             self._decide_alone(suspicion, now)
 
     def _decide_alone(self, suspicion: Suspicion, now: float) -> None:
-        """Of our engine, while the blackboard is out of reach."""
+        """Of our engine, while the blackboard is out of reach: when our turn comes."""
+        self._less_until = now + _LESS_FOR_S
+        if self._alone is None:
+            members = sorted([self._pod, *self._fleet.peers])
+            most = max(most_out(len(members), self._settings.local_max_ejection_percent), 1)
+            self._alone = suspicion, now + members.index(self._pod) // most * _TURN_S
+        self._take_turn(now)
+        self._follow(now)
+
+    def _take_turn(self, now: float) -> None:
+        if self._alone is None or now < self._alone[1]:
+            return
+        (suspicion, _), self._alone = self._alone, None
+        if now >= self._less_until:
+            return  # it was long ago
         elsewhere = sum(peer.state == "ejected" for peer in self._fleet.peers.values())
         self.outliers.decide_locally(suspicion, now, elsewhere)
         if self._own.ejection.is_out:
             self._metrics.ejected(suspicion.why.value)
             log.warning("the engine beside us is ejected: %s", suspicion.why.value)
-        else:
-            self._less_until = now + _LESS_FOR_S
-        self._follow(now)
+            self._follow(now)
 
 
 def _ms(seconds: float) -> int:

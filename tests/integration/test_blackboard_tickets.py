@@ -68,14 +68,14 @@ def test_a_pod_makes_its_own_ticket_longer_and_nobody_else_does(wall: Wall) -> N
     assert first.vote("pod-0", ms=4000) == "granted"
     assert second.vote("pod-0", ms=9000) == "exists"
     assert first.vote("pod-0", ms=3000) == "exists"
-    assert out(wall) == {"pod-0": 4.0}
+    assert wall.out() == {"pod-0": 4.0}
     with wall.listening() as heard:
         assert first.vote("pod-0", ms=9000) == "exists"
     (published,) = heard
     assert published.ejected is not None
     assert [(ticket.pod, ticket.remaining_ms) for ticket in published.ejected] == [("pod-0", 9000)]
     first.vote("pod-0", ms=10**9)
-    assert out(wall) == {"pod-0": 300.0}
+    assert wall.out() == {"pod-0": 300.0}
     assert not wall.store.exists(VOTES, SUSPECTS)
 
 

@@ -85,8 +85,11 @@ class Board:
 class Judged(Wire):
     """`chance` is what is drawn, from 0 to below 1."""
 
-    def __init__(self, outlier: str = "", *, peers: int = 2, retry: str = NEVER_TWICE) -> None:
-        self._more = "mesh: {pod: pod-0, peers: ['10.0.0.1:80'], secret_file: unread}\n" + retry
+    def __init__(
+        self, outlier: str = "", *, peers: int = 2, retry: str = NEVER_TWICE, name: str = "pod-0"
+    ) -> None:
+        self._name = name
+        self._more = f"mesh: {{pod: {name}, peers: ['10.0.0.1:80'], secret_file: unread}}\n" + retry
         super().__init__(f"{self._more}\noutlier: {{{outlier}}}")
         self.chance = 0.0
         self.clock.jitter = self._jitter  # type: ignore[method-assign]
@@ -107,7 +110,7 @@ class Judged(Wire):
 
     @property
     def host(self) -> Host:
-        return self.judge.outliers.hosts["pod-0"]
+        return self.judge.outliers.hosts[self._name]
 
     @property
     def is_out(self) -> bool:

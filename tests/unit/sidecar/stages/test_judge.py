@@ -223,6 +223,24 @@ class TestAlone:
         assert not pod.is_out
         assert pod.plane.fleet.share == 0.25
 
+    def test_one_decides_after_the_other(self) -> None:
+        first, second = Judged(), Judged(name="pod-7")  # two peers are before it
+        for pod in (first, second):
+            pod.board.here = False
+            pod.fails()
+        assert (first.is_out, second.is_out, second.plane.fleet.share) == (True, False, 0.25)
+        second.pass_time(4.0)
+        assert not second.is_out
+        second.pass_time(2.0)
+        assert second.is_out, "nobody was ejected meanwhile"
+        third = Judged(name="pod-7")
+        third.board.here = False
+        third.fails()
+        third.pass_time(1.0)
+        third.hears(1, "ejected")
+        third.pass_time(5.0)
+        assert not third.is_out
+
     def test_beyond_it_the_engine_gets_less_for_ten_seconds(self) -> None:
         pod = Judged(peers=1)  # of two nobody is ejected
         pod.board.here = False
