@@ -266,6 +266,7 @@ class Plane:
             pace=self.judge.pace,
             answers=answers,
             successes=successes,
+            share=self.fleet.share,
         )
 
     def _page(self, engine: Engine) -> EnginePage:

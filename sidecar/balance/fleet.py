@@ -3,7 +3,7 @@
 Of two peers drawn at random the one with the lower cost is asked: power of two choices (Mitzenmacher 2001)
 
     cost = peak EWMA of its time to a first byte x (its requests + what we sent since it last said so + 1)
-           / its capacity
+           / (its capacity x the share of its usual work that it asks for)
 
 Peers are heard of in heartbeats, from the membership or from themselves. What is heard is kept until
 something newer is, or `forget` says that the pod is gone.
@@ -27,7 +27,7 @@ class Peer(Endpoint):
     """The sidecar of another pod."""
 
     __slots__ = (
-        "capacity", "heard", "models", "pod", "sent", "state", "utilization", "waits", "why"
+        "capacity", "heard", "models", "pod", "share", "sent", "state", "utilization", "waits", "why"
     )  # fmt: skip
 
     is_peer: bool = True
@@ -41,6 +41,7 @@ class Peer(Endpoint):
         self.waits = 0  # requests that are there, waiting or running
         self.utilization = 0.0
         self.capacity = 1.0
+        self.share = 1.0  # of its usual work that it asks for
         self.heard = 0.0  # when it last said so
         self.sent = 0  # requests of ours since
 
@@ -56,7 +57,8 @@ class Peer(Endpoint):
 
     def cost(self, now: float) -> float:
         """See the file head."""
-        return self.expected_s(now) * (self.waits + self.sent + 1) / max(self.capacity, _LEAST_CAPACITY)
+        capacity = max(self.capacity * self.share, _LEAST_CAPACITY)
+        return self.expected_s(now) * (self.waits + self.sent + 1) / capacity
 
 
 class Fleet:
@@ -108,6 +110,7 @@ class Fleet:
         peer.waits = heartbeat.waiting + heartbeat.running
         peer.utilization = heartbeat.utilization
         peer.capacity = heartbeat.capacity
+        peer.share = heartbeat.share
         peer.sent = 0
         return peer
 

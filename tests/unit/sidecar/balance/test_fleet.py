@@ -217,6 +217,10 @@ def test_the_cost() -> None:
     one.sample(0.5, NOW)
     one.sent = 6
     assert one.cost(NOW) == pytest.approx(0.5 * 12 / 4)
+    less = peer(waiting=2, running=3, capacity=4.0, share=0.25)
+    less.sample(0.5, NOW)
+    less.sent = 6
+    assert less.cost(NOW) == pytest.approx(4 * one.cost(NOW)), "it asks for a quarter"
 
 
 @pytest.mark.parametrize(
