@@ -35,7 +35,7 @@ class Heartbeat(Struct, array_like=True, frozen=True):
     pace: tuple[_Count, _Amount, _Count, _Amount] = (0, 0.0, 0, 0.0)  # `gray.Pace` of its last second
     answers: _Count = 0  # of its engine in the last interval of outlier detection,
     successes: _Count = 0  # and how many of them were none of its failures
-    share: _Amount = 1.0  # of its usual work that it should get: less after an ejection, or where it should be
+    share: _Amount = 1.0  # of its usual work that it asks for
 
 
 _decode: Final = msgspec.msgpack.Decoder(Heartbeat).decode
