@@ -63,7 +63,7 @@ def test_a_row_for_each(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     head, *found = rows(capsys.readouterr().out)
     assert head == "pod kind address state reason until voters in flight waiting+running utilization heard"
     assert found == [
-        "pod-0 engine 127.0.0.1:8000 ejected consecutive_5xx 63 s pod-1 pod-2 0 3 - -",
+        "pod-0 engine 127.0.0.1:8000 ejected consecutive_5xx 28 s pod-1 pod-2 0 3 - -",
         "pod-1 peer 10.0.0.1:80 serving - - - 0 7 0.46 2.0 s",
         "pod-2 peer 10.0.0.2:80 down lost [it] - - 0 0 0.00 2.0 s",
     ]
