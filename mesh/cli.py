@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from rich.console import Console
 
-from mesh import exits
+from mesh import endpoints, exits
 from sidecar import config
 from sidecar.errors import ConfigError
 
@@ -24,6 +25,8 @@ PROGRAMS: Final = {
     "up": ("mesh.local", "Run a whole mesh on this machine."),
     "bench": ("mesh.bench", "Load a server, and show how well it serves whom."),
 }
+
+_WIDE: Final = 240  # columns, where nobody sees lines end
 
 app = typer.Typer(
     help="A service mesh for GPU model pods.",
@@ -88,6 +91,27 @@ def check(file: Annotated[Path, typer.Argument(help="A sidecar's YAML file.")]) 
 def schema() -> None:
     """Print the JSON Schema of a sidecar's configuration."""
     typer.echo(json.dumps(config.schema(), indent=2))
+
+
+@app.command("endpoints")
+def _endpoints(
+    admin: Annotated[str, typer.Option(help="Where the sidecar's admin port is.")] = "http://127.0.0.1:9911",
+    as_json: Annotated[bool, typer.Option("--json", help="Print what came, as it came.")] = False,
+) -> None:
+    """Show where a sidecar can send work: its engine, its peers, who is ejected and for how long."""
+    if not endpoints.is_address(admin):
+        typer.echo(f"--admin: expected http://HOST:PORT, got {admin!r}", err=True)
+        raise typer.Exit(exits.USAGE)
+    try:
+        page = endpoints.fetch(admin)
+        found = endpoints.read(page)
+    except endpoints.Unreachable as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(exits.FAILED) from None
+    if as_json:
+        typer.echo(page.decode())
+    else:
+        Console(width=None if sys.stdout.isatty() else _WIDE).print(endpoints.table(found))
 
 
 def main() -> None:

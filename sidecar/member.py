@@ -12,7 +12,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sidecar.balance.blackboard import LEFT, Post, Terms, channel, keys
+from sidecar.balance.blackboard import LEFT, PAYLOAD_BYTES, Post, Terms, channel, keys
 from sidecar.balance.caller import read_keys
 from sidecar.balance.heartbeat import decode, encode
 from sidecar.errors import ConfigError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sidecar.settings import Config, Mesh
 
 _KEY_BYTES: Final = 32
+_NAMES_BYTES: Final = PAYLOAD_BYTES * 3 // 4  # of models; the rest is for all else
 _WILDCARDS: Final = ("0.0.0.0", "::")
 
 log = logging.getLogger("headgate.member")
@@ -55,6 +56,7 @@ class Member:
         self._peers = Peers(
             plane.fleet, plane.hop, HEARTBEAT, plane.clock, mesh.peers, self._is_alone, self._know
         )
+        self._viewed = 0  # as of when, by the server's clock
         self.blackboard = self._make_blackboard(config) if config.redis is not None else None
         plane.changed = self._changed
         plane.judge.asks = self._asks
@@ -147,7 +149,7 @@ class Member:
         heartbeat = plane.heartbeat()
         origins, retries = plane.retries.take()
         return Post(
-            payload=encode(heartbeat),
+            payload=encode(heartbeat, _NAMES_BYTES),
             state=heartbeat.state,
             capacity=heartbeat.capacity,
             demand=heartbeat.capacity * heartbeat.utilization,
@@ -159,6 +161,7 @@ class Member:
 
     def _take(self, view: View) -> None:
         plane = self._plane
+        self._viewed = view.at_ms
         if self._secret is None and view.secret:
             plane.hop.keys = (view.secret.encode(),)
         for member in view.members:
@@ -174,7 +177,7 @@ class Member:
             self._plane.fleet.forget(member.pod)
         elif member is not None:
             self._meet(member.pod, member.payload, 0.0)
-        if notice.ejected is not None:
+        if notice.ejected is not None and notice.at_ms >= self._viewed:
             self._plane.judge.hear_ejected(notice.ejected)
 
     def _meet(self, pod: str, payload: bytes, age_s: float) -> None:
@@ -195,7 +198,7 @@ class Member:
         now = plane.clock.now()
         plane.fleet.models = frozenset(plane.catalog.labels())
         if plane.fleet.hear(heartbeat, now, age_s) is not None:
-            plane.judge.hear(heartbeat, now)
+            plane.judge.hear(heartbeat, now - age_s)
 
 
 def _host(config: Config, mesh: Mesh) -> str:

@@ -131,7 +131,8 @@ def _why(plane: Plane) -> str:
 
 def _about(plane: Plane, endpoint: Endpoint, pod: str, now: float) -> dict[str, Any]:
     grant = plane.judge.granted.get(pod)
-    until = grant.until if grant is not None else plane.judge.until if not endpoint.is_peer else 0.0
+    # A ticket lasts longer than the ejection: it is good for the trials after it, too.
+    until = plane.judge.until if not endpoint.is_peer else grant.until if grant is not None else 0.0
     return {
         "address": endpoint.name,
         "healthy": endpoint.healthy,

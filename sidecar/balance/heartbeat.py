@@ -42,11 +42,17 @@ _decode: Final = msgspec.msgpack.Decoder(Heartbeat).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
-def encode(heartbeat: Heartbeat) -> bytes:
-    """As it is sent. A model whose name is too long is left out, or its pod would not be understood."""
-    if any(len(name) > _MAX_NAME for name in heartbeat.models):
-        models = tuple(name for name in heartbeat.models if len(name) <= _MAX_NAME)
-        heartbeat = msgspec.structs.replace(heartbeat, models=models)
+def encode(heartbeat: Heartbeat, names_bytes: int = MAX_BYTES) -> bytes:
+    """As it is sent. Models whose names are too long, alone or together, are left out, or nobody would
+    hear of the pod at all. `names_bytes`: of all names."""
+    kept, left = [], names_bytes
+    for name in heartbeat.models:
+        size = len(_encode(name))
+        if len(name) <= _MAX_NAME and size <= left:
+            left -= size
+            kept.append(name)
+    if len(kept) < len(heartbeat.models):
+        heartbeat = msgspec.structs.replace(heartbeat, models=tuple(kept))
     return _encode(heartbeat)
 
 
