@@ -27,6 +27,7 @@ class Pod(Wire):
         config = self.plane.config
         assert config.mesh is not None
         self.member = Member(self.plane, config, config.mesh, None)
+        self.plane.hop.keys = self.plane.hop.keys or (b"a-key-of-the-mesh",)
         assert self.member.blackboard is not None
         self.blackboard = self.member.blackboard
 
