@@ -173,6 +173,7 @@ class TestViews:
 
     def test_the_key_is_the_meshs(self, tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
         pod = Pod()
+        pod.plane.hop.keys = ()
         assert pod.plane.hop.keys == ()
         pod.takes()
         assert pod.plane.hop.keys == ()
