@@ -54,6 +54,9 @@ class Attempt(Protocol):
     def abandon(self) -> None:
         """Close the connection at once: whoever asked has gone."""
 
+    def adopt(self, x: Exchange) -> None:
+        """Go on with `x`, in the place of a second attempt at it."""
+
     def send_more(self) -> None:
         """More of a body that streams through has come."""
 
@@ -161,6 +164,7 @@ class Exchange:
     responded: float = 0.0  # when the first byte of the answer came
     timer: Timer | None = None  # of the stage that parked it
     alarm: Timer | None = None  # of the deadline
+    hedge: Timer | None = None  # of a second attempt beside the first
     tokens: int = 0  # events of the answer, for one that is streamed
     seen: int = 0  # of them when its pace was last looked at,
     seen_at: float = 0.0  # and when that was
@@ -177,6 +181,7 @@ class Exchange:
         self.pipeline = pipeline
         self.timeouts = timeouts
         self.arrived = arrived
+        self.rival: Exchange | None = None  # the second attempt, while there are two
         self.upstream: Attempt | None = None  # what carries it; mypyc loses a default of such a type
 
     def __repr__(self) -> str:

@@ -127,6 +127,8 @@ class Plane:
             self.clock,
             self.timers,
             restart_at=_ADMIT,
+            send=self.connections.send,
+            let_go=admit.let_go,
         )
         pipeline = self._pipeline(config, page, trust, admit, self._pick)
         if config.outlier != self.config.outlier or not same:  # another engine has done nothing yet

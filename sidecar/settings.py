@@ -393,7 +393,6 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "limits": self.limits,
             "redis": self.redis and not self.mesh,
             "tenants_from": self.tenants_from,
-            "retry.hedge": self.retry.hedge != "off",
             "telemetry.slow_ms": self.telemetry.slow_ms,
         }
         return [name for name, value in given.items() if value]

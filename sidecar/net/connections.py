@@ -60,6 +60,10 @@ class Dialling:
             self.x.upstream = None
             self.x = None
 
+    def adopt(self, x: Exchange) -> None:
+        self.x = x
+        x.upstream = self
+
     def send_more(self) -> None:
         if self.x is not None and not self.x.request.complete:
             self.x.client.read_on(False)

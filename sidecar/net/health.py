@@ -77,9 +77,10 @@ class _Servicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # genera
         self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext
     ) -> health_pb2.HealthCheckResponse:
         status = self.said.get(request.service)
-        if status is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service here")
-        return _response(status)
+        if status is not None:
+            return _response(status)
+        context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service here")
+        raise AssertionError("it raises")
 
     def List(
         self, request: health_pb2.HealthListRequest, context: grpc.ServicerContext

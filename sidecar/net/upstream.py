@@ -358,6 +358,11 @@ class Upstream(asyncio.Protocol):
         self._release()
         self._transport.abort()
 
+    def adopt(self, x: Exchange) -> None:
+        """The answer under way is that of `x`."""
+        self._x = x
+        x.upstream = self
+
     def close(self) -> None:
         """Close an idle connection."""
         self._transport.close()

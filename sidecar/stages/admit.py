@@ -131,6 +131,12 @@ class Admit(Stage):
             self._admission.leave(ticket)
         self.let_in()
 
+    def let_go(self, x: Exchange) -> None:
+        """It goes on elsewhere."""
+        if x.ticket is not None:
+            self._admission.leave(x.ticket)
+            self.let_in()
+
     def let_in(self) -> None:
         """Resume those for whom there is room: after somebody left, or a reload made room."""
         admission = self._admission

@@ -23,8 +23,11 @@ from sidecar.errors import (
 )
 from sidecar.exchange import FORWARDED, Exchange, Reply, Verdict
 from sidecar.pipeline import Stage
+from sidecar.stages.hedge import drop, second_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sidecar.balance.endpoint import Endpoint
     from sidecar.balance.fleet import Fleet
     from sidecar.balance.progress import Progress
@@ -39,6 +42,8 @@ log = logging.getLogger("headgate.pick")
 _SCATTER: Final = 0.2
 _PATIENCE: Final = 2.0  # of the time that the prompts before a first token should take
 _TICK_S: Final = 0.05  # of alarms: a shorter pause is none
+_LATEST: Final = 0.95  # of first tokens: one that takes longer is late
+_OUTRUN: Final = "outrun"  # by a second attempt
 _MOVED: Final = "moved"  # the engine is down: that is no retry of anybody's choice
 _BROKEN: Final = frozenset({CONNECT_FAILED.reason, UPSTREAM_RESET.reason})
 _ELSEWHERE: Final = frozenset({b"overloaded", b"queue_full", b"queue_timeout", b"no_endpoint", b"draining"})
@@ -46,7 +51,10 @@ _SAFE: Final = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 section 9.2.1
 
 
 class Pick(Stage):
-    """`restart_at` is the index of the stage that an exchange for a peer enters again."""
+    """`restart_at` is the index of the stage that an exchange for a peer enters again.
+
+    `send` carries a second attempt to its endpoint. `let_go` has admission forget one that goes on elsewhere.
+    """
 
     def __init__(
         self,
@@ -60,6 +68,8 @@ class Pick(Stage):
         clock: Clock,
         alarms: Alarms,
         restart_at: int,
+        send: Callable[[Exchange], None],
+        let_go: Callable[[Exchange], None],
     ) -> None:
         retry = config.retry
         self._retries = retry.max_retries if retry.mode == "on" else 0
@@ -83,6 +93,10 @@ class Pick(Stage):
         self._clock = clock
         self._alarms = alarms
         self._restart_at = restart_at
+        self._send = send
+        self._let_go = let_go
+        self._hedges = retry.mode == "on" and retry.hedge == "on"
+        self._hedge_s = 0.0  # until then too few first tokens have been seen
 
     def on_request(self, x: Exchange) -> Verdict:
         now = self._clock.now()
@@ -98,14 +112,18 @@ class Pick(Stage):
         x.endpoint = endpoint
         endpoint.carried[x] = None
         x.dispatched = now
-        if x.cost and x.attempt == 1:
-            self._budget.deposit(x.cost, now)
+        if x.attempt == 1:
+            if x.cost:
+                self._budget.deposit(x.cost, now)
+            if self._hedge_s and x.stream and x.hop == 0 and x.body is not None:
+                x.hedge = self._alarms.after(self._hedge_s, self._ask_two, x)
         return None
 
     def on_response(self, x: Exchange) -> None:
         endpoint = x.endpoint
         assert endpoint is not None
         endpoint.unblock()
+        self._ask_one(x)
         if x.is_work and x.status == 200:
             endpoint.moved += 1
         if x.stream or endpoint.is_peer:
@@ -117,6 +135,7 @@ class Pick(Stage):
                     self._judge.on_first_token(x)
 
     def on_complete(self, x: Exchange) -> None:
+        self._ask_one(x)
         endpoint = x.endpoint
         if endpoint is not None:
             endpoint.carried.pop(x, None)
@@ -135,6 +154,8 @@ class Pick(Stage):
             endpoint.block(now)
         elif x.failure == "status":
             endpoint.not_before = max(endpoint.not_before, now + x.refused_for)
+        if x.rival is not None:
+            return True  # that one goes on
         if x.attempt > self._retries or not self._may_move(x, now) or not self._is_worth_it(x, now):
             return False
         if self._fleet.peer(x.model, (*x.tried, endpoint), now) is None or not self._pays(x, endpoint, now):
@@ -156,6 +177,9 @@ class Pick(Stage):
         if own.healthy and not self._was_healthy:
             progress.begin_anew(now)
         self._was_healthy = own.healthy
+        if self._hedges:
+            usual = self._first_tokens.quantile(_LATEST)
+            self._hedge_s = 0.0 if usual is None else max(usual, _TICK_S)
         moved, busy = self._has_moved(own, now)
         if moved:
             own.moved_at = now
@@ -202,6 +226,49 @@ class Pick(Stage):
                 x.pipeline.refuse(
                     x, Reply(NO_ENDPOINT, retry_after_s=self._clock.jitter(self._retry_after_s, _SCATTER))
                 )
+
+    def _ask_two(self, x: Exchange) -> None:
+        """Its first token is late: another pod is asked as well, if one has room and the budget allows."""
+        now, x.hedge = self._clock.now(), None
+        endpoint = x.endpoint
+        if x.state != FORWARDED or x.attempt != 1 or endpoint is None or not self._may_move(x, now):
+            return
+        peer = self._fleet.peer(x.model, (*x.tried, endpoint), now)
+        if peer is None or peer.utilization >= 1 or now - x.dispatched < _PATIENCE * _expected_s(x):
+            return
+        if self._retrying() >= self._most_retries or not self._budget.withdraw(x.cost, now):
+            return
+        second = x.rival = second_of(x, self._second_won)
+        second.endpoint = peer
+        second.dispatched = now
+        peer.carried[second] = None
+        peer.sent += 1
+        self._send(second)
+
+    def _second_won(self, x: Exchange, second: Exchange) -> None:
+        first, endpoint = x.endpoint, second.endpoint
+        assert first is not None
+        assert endpoint is not None
+        first.carried.pop(x, None)
+        self._metrics.attempted("peer" if first.is_peer else "engine", _OUTRUN)
+        x.failure = _OUTRUN
+        tokens, tail = second.tokens, second.tail
+        self._forget(x, first)
+        self._let_go(x)
+        endpoint.carried[x] = None
+        x.endpoint = endpoint
+        x.failure = ""
+        x.attempt = second.attempt
+        x.dispatched, x.responded, x.status = second.dispatched, second.responded, second.status
+        x.tokens, x.tail = tokens, tail
+
+    def _ask_one(self, x: Exchange) -> None:
+        """Whatever is the matter, there is no need of a second attempt any more."""
+        if x.hedge is not None:
+            x.hedge.cancel()
+            x.hedge = None
+        if x.rival is not None:
+            drop(x)
 
     def _choose(self, x: Exchange, now: float) -> Endpoint | None:
         fleet = self._fleet

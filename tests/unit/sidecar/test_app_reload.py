@@ -215,16 +215,16 @@ def warned(log: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_what_has_no_effect_is_said_once(pod: Pod, log: pytest.LogCaptureFixture) -> None:
-    app = pod.app("retry: {hedge: on}", "limits: [{name: a, limit: 1}]")
-    hedge = "retry: {hedge: on}"
-    for lines in ([hedge, "limits: []"], [hedge, "telemetry: {slow_ms: 1}"]):
+    app = pod.app("redis: {url: 'redis://h'}", "limits: [{name: a, limit: 1}]")
+    redis = "redis: {url: 'redis://h'}"
+    for lines in ([redis, "limits: []"], [redis, "telemetry: {slow_ms: 1}"]):
         app._announce(app.plane.config)
         pod.write(*lines)
         app.plane.put_in_force(load(pod.file, {}))
     app._announce(app.plane.config)
     assert warned(log) == [
         f"{key}: accepted, but without effect in this version"
-        for key in ("limits", "retry.hedge", "telemetry.slow_ms")
+        for key in ("limits", "redis", "telemetry.slow_ms")
     ]
 
 

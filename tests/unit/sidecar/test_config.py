@@ -308,7 +308,6 @@ def test_what_is_not_built_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("retry: {hedge: on}", "retry.hedge"),
         ("telemetry: {slow_ms: 1}", "telemetry.slow_ms"),
     ],
 )

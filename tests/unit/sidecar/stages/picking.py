@@ -68,7 +68,17 @@ class Rig(Asker):
         self.metrics = Metrics("test", 10)
         judge = Judge(settings.outlier, "pod-0", self.fleet, self.metrics, clock)
         parts = self.fleet, self.progress, self.budget, self.first_tokens, judge, self.metrics
-        self.pick = Pick(settings, *parts, clock, timers, restart_at=1)
+        self.seconds: list[Exchange] = []
+        self.let_go: list[Exchange] = []
+        self.pick = Pick(
+            settings,
+            *parts,
+            clock,
+            timers,
+            restart_at=1,
+            send=self.seconds.append,
+            let_go=self.let_go.append,
+        )
         super().__init__(self.before, self.pick, clock=clock, timers=timers)
         self.peers: list[Peer] = []
         for n in range(1, peers + 1):
