@@ -56,7 +56,7 @@ class Health(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Literal["on", "off"], doc("on: an engine whose work does not move is unhealthy, whatever it says")
     ] = "on"
     progress_s: Annotated[
-        Seconds, doc("without a token for this long, or ten times the usual gap or twice the prompts it has")
+        Seconds, doc("without a token for so long, ten times the usual gap, or four times its prompts' time")
     ] = 5.0
     first_use_s: Annotated[Seconds, doc("likewise, before its first token: it may have to compile")] = 120.0
 

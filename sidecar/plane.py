@@ -156,7 +156,7 @@ class Plane:
         if now - self._took_stock >= _STOCK_S:
             self._took_stock = now
             admission = self.admission
-            self._pick.tick(admission.meter.itl_s, admission.backlog_s(now))
+            self._pick.tick(admission.meter.itl_s, admission.meter.measured_prompt_rate)
             self.judge.tick(now, self.progress.allowed_s)
             if self.state() != self._state:
                 self._state = self.state()

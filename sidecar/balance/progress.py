@@ -3,7 +3,7 @@
 Progress is any token, any answer that has begun or ended, and any step of the engine's own counters. While
 something runs and nothing of that was seen for longer than
 
-    max(least, 10 x p99 of the time between tokens, 2 x seconds of prompts it had to compute)
+    max(least, 10 x p99 of the time between tokens, 4 x seconds of prompts it had to compute)
 
 the engine hangs. Prompts count that were there at the last progress or came within a second of it, and the
 time between tokens as it was then: neither what an engine is given while it stands still is an excuse, nor
@@ -20,7 +20,7 @@ from typing import Final
 
 _GAPS: Final = 10.0
 _TAIL: Final = 3.0  # p99 of the time between tokens against its mean: batches step together
-_PROMPTS: Final = 2.0
+_PROMPTS: Final = 4.0  # long prompts take longer for each token than short ones
 _SOON_S: Final = 1.0
 _LONGEST_TRIAL_S: Final = 60.0
 

@@ -24,6 +24,7 @@ _SLOWLY: Final = 0.05
 _LONG: Final = 16  # tokens of an answer that says how fast they come
 _PRIOR_PROMPT_RATE: Final = 8000.0  # tokens/s, until one is measured
 _LEAST_RATE: Final = 50.0
+_ENOUGH: Final = 1000.0  # prompt tokens, to tell how fast they are computed
 
 
 class Meter:
@@ -46,6 +47,11 @@ class Meter:
         self.prompt_rate = _PRIOR_PROMPT_RATE
         self.work_rate: float | None = None
 
+    @property
+    def measured_prompt_rate(self) -> float:
+        """0.0 until it is more than a guess."""
+        return self.prompt_rate if self._prompt > _ENOUGH else 0.0
+
     def on_first_token(self, ticket: Ticket, now: float) -> None:
         """Its prompt has been computed."""
         dispatched, ahead, step = ticket.dispatched, ticket.ahead, self.itl_s
@@ -56,7 +62,7 @@ class Meter:
             self._late_n += 1
         self._prompt = prompt = self._prompt * _FORGET + ahead
         self._time = spent = self._time * _FORGET + max(took - step, 1e-3)
-        if prompt > 1000:
+        if prompt > _ENOUGH:
             self.prompt_rate = max(prompt / spent, _LEAST_RATE)
 
     def on_tokens(self, count: float) -> None:

@@ -41,6 +41,8 @@ log = logging.getLogger("headgate.pick")
 
 _SCATTER: Final = 0.2
 _PATIENCE: Final = 2.0  # of the time that the prompts before a first token should take
+_CAUTIOUS: Final = 200.0  # prompt tokens a second, of an engine that may be a CPU
+_BYTES: Final = 3.0  # of text in a token, at the least
 _TICK_S: Final = 0.05  # of alarms: a shorter pause is none
 _LATEST: Final = 0.95  # of first tokens: one that takes longer is late
 _OUTRUN: Final = "outrun"  # by a second attempt
@@ -168,10 +170,10 @@ class Pick(Stage):
             self._alarms.after(pause, self._go_on, (x, x.attempt))
         return True
 
-    def tick(self, gap_s: float, prompts_s: float) -> None:
+    def tick(self, gap_s: float, prompt_rate: float) -> None:
         """Several times a second: see whether the engine moves, and whether what it has must go elsewhere.
 
-        `gap_s`: mean time between its tokens. `prompts_s`: of those that it has not computed.
+        `gap_s`: mean time between its tokens. `prompt_rate`: prompt tokens a second, 0.0: not known.
         """
         own, now, progress = self._fleet.own, self._clock.now(), self._progress
         if own.healthy and not self._was_healthy:
@@ -181,6 +183,7 @@ class Pick(Stage):
             usual = self._first_tokens.quantile(_LATEST)
             self._hedge_s = 0.0 if usual is None else max(usual, _TICK_S)
         moved, busy = self._has_moved(own, now)
+        prompts_s = sum(map(_prompt, own.carried)) / (prompt_rate or _CAUTIOUS)
         if moved:
             own.moved_at = now
         if self._watches and progress.tick(now, busy=busy, moved=moved, gap_s=gap_s, prompts_s=prompts_s):
@@ -333,3 +336,13 @@ class Pick(Stage):
 def _expected_s(x: Exchange) -> float:
     """Until the prompts are computed that stood before its first token, its own included."""
     return x.ticket.clear_s if x.ticket is not None and not x.away else 0.0
+
+
+def _prompt(x: Exchange) -> float:
+    """Its tokens that are still to be computed before its first one."""
+    ticket = x.ticket
+    if x.responded or not x.is_work or x.away:
+        return 0.0
+    if ticket is None:
+        return x.size / _BYTES
+    return 0.0 if ticket.first else ticket.fresh

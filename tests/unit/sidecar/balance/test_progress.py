@@ -41,10 +41,10 @@ def hung() -> Progress:
         (0.0, 0.0, LEAST),
         (0.3, 0.0, LEAST),  # 10 x 3 x 0.3 = 9
         (0.5, 0.0, 15.0),
-        (0.0, 4.0, LEAST),
-        (0.0, 7.0, 14.0),
-        (0.5, 7.0, 15.0),
-        (0.4, 7.0, 14.0),
+        (0.0, 2.0, LEAST),
+        (0.0, 3.5, 14.0),
+        (0.5, 3.5, 15.0),
+        (0.4, 3.5, 14.0),
     ],
 )
 def test_so_long_nothing_may_be_seen(gap_s: float, prompts_s: float, allowed: float) -> None:
@@ -75,7 +75,7 @@ def test_an_engine_that_has_nothing_to_do_does_not_hang() -> None:
 
 def test_what_it_is_given_while_it_stands_is_no_excuse() -> None:
     it = progress()
-    look(it, 0.9, prompts_s=6.0)  # within a second
+    look(it, 0.9, prompts_s=3.0)  # within a second
     look(it, 1.1, prompts_s=600.0)
     assert it.allowed_s == 12.0
     look(it, 0.95, prompts_s=1.0)
@@ -155,7 +155,7 @@ def test_trials_begin_anew_each_time_it_hangs() -> None:
 
 def test_one_that_was_started_again_is_another() -> None:
     it = progress(moved=False)
-    look(it, 0.0, moved=True, prompts_s=600.0)
+    look(it, 0.0, moved=True, prompts_s=300.0)
     look(it, 1300.0)
     assert it.hung
     it.begin_anew(NOW + 1400)

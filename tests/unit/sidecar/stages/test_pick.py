@@ -138,6 +138,26 @@ class TestHanging:
             rig.pass_time(0.125)
             rig.pick.tick(0.0, 0.0)
 
+    @pytest.mark.parametrize(
+        ("rate", "size", "hangs_after"),
+        [
+            (1000.0, 7500, 10.0),  # 4 x 2500 tokens of three bytes at the least, at that rate
+            (0.0, 3000, 20.0),  # nobody knows: it may be a CPU
+        ],
+    )
+    def test_a_long_prompt_is_no_hang(self, rate: float, size: int, hangs_after: float) -> None:
+        rig = Rig(HANGS + "\n" + AT_ONCE)
+        rig.own.moved += 1
+        rig.pick.tick(0.0, rate)
+        rig.ask_with(size=size)
+        rig.pick.tick(0.0, rate)
+        rig.pass_time(hangs_after - 0.125)
+        rig.pick.tick(0.0, rate)
+        assert not rig.own.hung
+        rig.pass_time(0.25)
+        rig.pick.tick(0.0, rate)
+        assert rig.own.hung
+
     def test_what_has_no_token_moves(self, caplog: pytest.LogCaptureFixture) -> None:
         rig = self.rig()
         waits, began = rig.ask_with(), rig.ask_with()
