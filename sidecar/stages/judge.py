@@ -117,6 +117,7 @@ class Judge:
         self._slowness = Slowness(self._pod, slow)
         self._asked: dict[str, tuple[Suspicion, float]] = {}  # and when; not answered yet
         self._trial: tuple[Exchange, int] | None = None  # under way, and its number
+        self._alone_for = _OTHER  # why it was ejected without being asked for
         self._alone: tuple[Suspicion, float] | None = None  # ours to decide on, and when
         self._less_until = 0.0
         self._was_out = False
@@ -160,17 +161,18 @@ class Judge:
         self.hear_ejected(view.ejected)
         for pod, word in view.votes:
             asked = self._asked.pop(pod, None)
-            if asked is not None and word not in (GRANTED, EXISTS, TOO_FEW):
-                self.outliers.overflow += 1
-                if pod == self._pod:
-                    self._less_until = now + _LESS_FOR_S
-                log.info("%s is not ejected (%s): %s", pod, asked[0].why.value, word)
+            if word in (GRANTED, EXISTS, TOO_FEW):
+                continue
+            self.outliers.overflow += 1
+            why = asked[0].why.value if asked is not None else self._alone_for
+            log.info("%s is not ejected (%s): %s", pod, why, word)
+            if pod == self._pod:
+                self._less_until = now + _LESS_FOR_S
+                if not self._has_ticket:  # it was ejected while Redis was away
+                    self._return(now)
         if self._has_ticket and view.settled and self._pod not in self.granted:
             self._has_ticket = False
-            if self._own.ejection.is_out:  # the mesh has become smaller, and its cap
-                self._own.ejection.end(now)
-                self._own.runs.clear()
-                self._follow(now)
+            self._return(now)  # the mesh has become smaller, and its cap
 
     def hear_ejected(self, tickets: Iterable[Ejected]) -> None:
         """What the mesh has ejected; it may change between two answers of the blackboard."""
@@ -210,6 +212,9 @@ class Judge:
             needed = self._own.ejection.free_at
             if needed > own.until + _SLACK_S:
                 found.append(Vote(self._pod, own.why, True, 1, _ms(needed - now)))
+        elif not self._has_ticket and self._own.ejection.is_out and self._pod not in self._asked:
+            # Ejected without being asked for, while Redis was away: from now on it counts.
+            found.append(Vote(self._pod, self._alone_for, True, 1, _ms(self._own.ejection.free_at - now)))
         for name, (suspicion, _) in self._asked.items():
             if name in hosts:
                 alone, ms = name == self._pod, _ms(hosts[name].ejection.longest_s + jitter_s)
@@ -303,6 +308,13 @@ class Judge:
         if now < self._less_until:
             fleet.share = min(fleet.share, _LESS)
 
+    def _return(self, now: float) -> None:
+        """There is no place for our engine under the cap."""
+        if self._own.ejection.is_out:
+            self._own.ejection.end(now)
+            self._own.runs.clear()
+        self._follow(now)
+
     def _give_up_asking(self, now: float) -> None:
         for name, (suspicion, since) in list(self._asked.items()):
             if now - since > _UNANSWERED_S:
@@ -389,8 +401,9 @@ class Judge:
         elsewhere = sum(peer.state == "ejected" for peer in self._fleet.peers.values())
         self.outliers.decide_locally(suspicion, now, elsewhere)
         if self._own.ejection.is_out:
-            self._metrics.ejected(suspicion.why.value)
-            log.warning("the engine beside us is ejected: %s", suspicion.why.value)
+            self._alone_for = suspicion.why.value
+            self._metrics.ejected(self._alone_for)
+            log.warning("the engine beside us is ejected: %s", self._alone_for)
             self._follow(now)
 
 

@@ -278,7 +278,17 @@ class TestAlone:
         assert not pod.is_out
         pod.pass_time(1.0)
         assert pod.is_out
-        assert pod.judge.votes() == (), "what was so then is asked of nobody later"
+        assert [vote.pod for vote in pod.judge.votes()] == ["pod-0"], "from now on it counts"
+
+    @pytest.mark.parametrize(("word", "stays"), [("granted", True), ("cap", False)])
+    def test_when_the_blackboard_is_back_it_is_asked(self, word: str, stays: bool) -> None:
+        pod = Judged()
+        pod.board.here = False
+        pod.fails()
+        assert pod.is_out
+        pod.board.here, pod.board.word = True, word
+        pod.pass_time(2.0)
+        assert (pod.is_out, "pod-0" in pod.board.tickets) == (stays, stays)
 
 
 class TestPanic:
