@@ -113,15 +113,17 @@ class Meter:
 
     def _gaps(self, running: Collection[Ticket], seconds: float) -> float | None:
         """The 90th percentile over streams of their mean milliseconds between tokens."""
-        gaps, before = [], self._began
+        gaps, before, moved = [], self._began, False
         for ticket in running:
             tells = ticket.steady and ticket.tokens > 0 and not ticket.unread
             if tells and 0 < ticket.first <= before:
                 gaps.append(seconds / max(ticket.tokens - ticket.marked, 1))
+                moved |= ticket.tokens > ticket.marked
             ticket.marked = ticket.tokens
         if not gaps:
             return None
         gaps.sort()
-        mean = sum(gaps) / len(gaps)
-        self.itl_s += (mean - self.itl_s) * _SMOOTH
+        if moved:  # an engine that stands still has no pace, and one that it had is not forgotten for that
+            mean = sum(gaps) / len(gaps)
+            self.itl_s += (mean - self.itl_s) * _SMOOTH
         return 1000 * gaps[int(0.9 * (len(gaps) - 1))]

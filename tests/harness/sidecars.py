@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import openai
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 import sidecar as sidecar_package
 from tests.harness.processes import HOST, Running, free_port, free_ports, running
@@ -57,13 +59,18 @@ def ask(
 
 def metric(base: str, name: str, **labels: str) -> float:
     """The sum of the samples called `name` at `base`/metrics that have these labels."""
-    page = ask(f"{base}/metrics").text
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(page)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
+    return total(samples(base), name, **labels)
+
+
+def samples(base: str) -> list[Sample]:
+    """All that `base`/metrics shows, at one instant."""
+    families = text_string_to_metric_families(ask(f"{base}/metrics").text)
+    return [sample for family in families for sample in family.samples]
+
+
+def total(page: list[Sample], name: str, **labels: str) -> float:
+    """The sum of the samples called `name` that have these labels."""
+    return sum(each.value for each in page if each.name == name and labels.items() <= each.labels.items())
 
 
 @dataclass
@@ -95,6 +102,16 @@ def fake_pod(*options: str, port: int | None = None) -> Iterator[Pod]:
         yield Pod(process, port)
 
 
+@contextlib.contextmanager
+def frozen(pod: Pod) -> Iterator[None]:
+    """The engine stands still: what is under way stays so."""
+    os.kill(pod.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pod.process.pid, signal.SIGCONT)
+
+
 @dataclass
 class Sidecar:
     """A running sidecar and the file it was configured with."""
@@ -120,13 +137,14 @@ class Sidecar:
 
     def gauges(self) -> dict[str, float]:
         """What is under way: all zero when nobody is there."""
+        page = samples(self.admin)
         return {
-            "in_flight": self.metric("headgate_in_flight"),
-            "queued": self.metric("headgate_queued"),
-            "downstream": self.metric("headgate_connections", side="downstream"),
-            "upstream": self.metric("headgate_connections", side="upstream"),
-            "buffered": self.metric("headgate_buffered_bytes"),
-            "timers": self.metric("headgate_timers"),
+            "in_flight": total(page, "headgate_in_flight"),
+            "queued": total(page, "headgate_queued"),
+            "downstream": total(page, "headgate_connections", side="downstream"),
+            "upstream": total(page, "headgate_connections", side="upstream"),
+            "buffered": total(page, "headgate_buffered_bytes"),
+            "timers": total(page, "headgate_timers"),
         }
 
     def wait_for_gauges(self, **expected: float) -> None:

@@ -1,7 +1,6 @@
 """A sidecar is told to go: it takes nothing new, everything that runs ends well, and it leaves."""
 
 import asyncio
-import contextlib
 import http.client
 import io
 import os
@@ -19,6 +18,7 @@ from tests.harness.sidecars import (
     ask,
     chat_body,
     fake_pod,
+    frozen,
     sidecar,
     sidecar_settings,
 )
@@ -34,16 +34,6 @@ ENDLESS = 20_000  # tokens: longer than any test
 def pod() -> Iterator[Pod]:
     with fake_pod("--step-ms", "20") as started:
         yield started
-
-
-@contextlib.contextmanager
-def frozen(pod: Pod) -> Iterator[None]:
-    """The engine stands still: what is under way stays so."""
-    os.kill(pod.process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pod.process.pid, signal.SIGCONT)
 
 
 def term(gate: Sidecar) -> None:

@@ -103,6 +103,18 @@ def test_a_stall_of_all_streams_is_seen() -> None:
     assert (meter.close(3.0, running, 60.0).itl_ms or 0.0) >= 1000.0
 
 
+def test_a_stall_of_all_streams_leaves_the_usual_gap_as_it_was() -> None:
+    meter = Meter(1.0)
+    running = [stream(20), stream(20)]
+    meter.close(2.0, running, 60.0)
+    usual = meter.itl_s
+    meter.close(3.0, running, 60.0)
+    assert meter.itl_s == usual
+    running[0].tokens += 1
+    meter.close(4.0, running, 60.0)
+    assert meter.itl_s > usual, "slow is another thing"
+
+
 def test_gaps_are_of_streams_that_ran_all_the_time() -> None:
     """One that got its first token inside the window, or whose tokens nobody sees, says nothing."""
     running = [stream(1, first=1.9), stream(1, first=0.0), stream(1, steady=False)]
