@@ -154,7 +154,9 @@ class Plane:
         if now - self._took_stock >= _STOCK_S:
             self._took_stock = now
             admission = self.admission
-            self._pick.tick(admission.meter.itl_s, admission.backlog_s(now))
+            gated = self.config.admission.mode != "off"  # else nothing is known of prompts
+            prompts_s = admission.prompts_s(now) if gated else self.progress.first_use_s
+            self._pick.tick(admission.meter.itl_s, prompts_s)
             self.judge.tick(now, self.progress.allowed_s)
             if self.state() != self._state:
                 self._state = self.state()

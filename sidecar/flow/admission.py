@@ -300,6 +300,11 @@ class Admission:
         unseen = self.backlog * _UNSEEN / self.meter.prompt_rate
         return left if left > unseen else unseen
 
+    def prompts_s(self, now: float) -> float:
+        """The same for who judges whether the engine stands still: longer, while its rate is not measured."""
+        meter = self.meter
+        return self.backlog_s(now) * meter.prompt_rate / meter.least_prompt_rate
+
     def work_rate_of(self, cls: int) -> float:
         """Work a second that is there for a class, when it and all above it ask."""
         rate = self.meter.work_rate or 0.0

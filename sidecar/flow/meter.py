@@ -24,6 +24,7 @@ _SLOWLY: Final = 0.05
 _LONG: Final = 16  # tokens of an answer that says how fast they come
 _PRIOR_PROMPT_RATE: Final = 8000.0  # tokens/s, until one is measured
 _LEAST_RATE: Final = 50.0
+_CAUTIOUS_PROMPT_RATE: Final = 400.0  # while none is measured: of an engine without a GPU
 
 
 class Meter:
@@ -58,6 +59,12 @@ class Meter:
         self._time = spent = self._time * _FORGET + max(took - step, 1e-3)
         if prompt > 1000:
             self.prompt_rate = max(prompt / spent, _LEAST_RATE)
+
+    @property
+    def least_prompt_rate(self) -> float:
+        """For who must not take an engine for faster than it is: not what is believed, but what is known."""
+        known = self.prompt_rate != _PRIOR_PROMPT_RATE
+        return self.prompt_rate if known else _CAUTIOUS_PROMPT_RATE
 
     def on_tokens(self, count: float) -> None:
         """Tokens were decoded."""

@@ -32,6 +32,14 @@ def test_the_prompt_rate_follows_and_never_falls_to_nothing() -> None:
     assert meter.prompt_rate >= 50.0
 
 
+def test_while_none_is_measured_a_slow_one_is_possible() -> None:
+    meter = Meter(0.0)
+    assert meter.least_prompt_rate < meter.prompt_rate / 10
+    for n in range(3):
+        meter.on_first_token(ticket(dispatched=float(n), ahead=2000.0), n + 0.5)
+    assert meter.least_prompt_rate == meter.prompt_rate
+
+
 def test_a_few_tokens_do_not_make_a_rate() -> None:
     meter = Meter(0.0)
     before = meter.prompt_rate
