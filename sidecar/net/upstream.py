@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.balance.orca import FIELD, read_report
 from sidecar.errors import (
     FIRST_TOKEN_TIMEOUT,
+    FORBIDDEN,
     INTERNAL,
+    NO_ENDPOINT,
+    REASONS,
     STALLED,
     UPSTREAM_RESET,
     ProtocolError,
@@ -45,7 +48,7 @@ _TAIL: Final = 4096  # bytes at the end of a piece in which it is looked for
 _MOST_EARLY: Final = 64 * 1024  # bytes before a first token: a stream may say what we do not know
 _LATE: Final = 2.0
 _LONGEST_REFUSAL: Final = 300  # seconds
-_MAX_REASON: Final = 32
+_OTHER: Final = "other"  # in the words of a newer peer
 _EMPTY: Final = "empty_stream"
 _BACK_PRESSURE: Final = (b"x-headgate-reason", b"retry-after", b"x-envoy-overloaded")
 _STATUS: Final = "status"
@@ -304,8 +307,13 @@ class Upstream(asyncio.Protocol):
                 return None
             failure = "" if begins else _EMPTY
         else:
-            failure = _STATUS if head.status >= 500 or (self.endpoint.is_peer and head.status == 429) else ""
+            turned_away = self.endpoint.is_peer and head.status == 429
+            failure = _STATUS if head.status >= 500 or turned_away or self._is_stranger(head) else ""
         if failure and self._goes_elsewhere(x, head, failure):
+            return None
+        if failure and self._is_stranger(head):
+            self.abandon()
+            x.pipeline.refuse(x, Reply(NO_ENDPOINT, retry_after_s=self._context.clock.jitter(1.0, 0.2)))
             return None
         self._head_seen = True
         self._heard = self._context.clock.now()
@@ -313,10 +321,15 @@ class Upstream(asyncio.Protocol):
         x.status = head.status
         noted = head.noted
         if self.endpoint.is_peer and b"x-headgate-reason" in noted:
-            x.reason = noted[b"x-headgate-reason"].decode("latin-1")[:_MAX_REASON]
+            reason = noted[b"x-headgate-reason"].decode("latin-1")
+            x.reason = reason if reason in REASONS else _OTHER  # it becomes a label
         if FIELD in noted:
             self._hear(noted[FIELD])
         return head if x.pipeline.response(x) else None
+
+    def _is_stranger(self, head: ResponseHead) -> bool:
+        """The peer has another key than we, for a while or by mistake: no matter of the caller's."""
+        return self.endpoint.is_peer and head.noted.get(b"x-headgate-reason") == FORBIDDEN.reason.encode()
 
     def _goes_elsewhere(self, x: Exchange, head: ResponseHead, failure: str) -> bool:
         """Another place is found for `x`, and what came of this answer is forgotten."""
@@ -394,7 +407,8 @@ class Upstream(asyncio.Protocol):
         """
         if self._streams and not self._congested:
             return False  # its request is not whole
-        stands_still = now - self.endpoint.moved_at >= x.timeouts.first_byte_s
+        endpoint = self.endpoint  # a peer sees itself whether its engine moves
+        stands_still = not endpoint.is_peer and now - endpoint.moved_at >= x.timeouts.first_byte_s
         return x.stream or stands_still or silence >= _LATE * x.expected_s
 
     def _try_elsewhere(self, x: Exchange) -> None:

@@ -41,7 +41,9 @@ _PATIENCE: Final = 2.0  # of the time that the prompts before a first token shou
 _TICK_S: Final = 0.05  # of alarms: a shorter pause is none
 _MOVED: Final = "moved"  # the engine is down: that is no retry of anybody's choice
 _BROKEN: Final = frozenset({CONNECT_FAILED.reason, UPSTREAM_RESET.reason})
-_ELSEWHERE: Final = frozenset({b"overloaded", b"queue_full", b"queue_timeout", b"no_endpoint", b"draining"})
+_ELSEWHERE: Final = frozenset(
+    {b"overloaded", b"queue_full", b"queue_timeout", b"no_endpoint", b"draining", b"forbidden"}
+)
 _SAFE: Final = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 section 9.2.1
 
 
