@@ -48,6 +48,7 @@ _TAIL: Final = 4096  # bytes at the end of a piece in which it is looked for
 _MOST_EARLY: Final = 64 * 1024  # bytes before a first token: a stream may say what we do not know
 _LATE: Final = 2.0
 _LONGEST_REFUSAL: Final = 300  # seconds
+_OURS: Final = {reason.encode(): reason for reason in REASONS}
 _OTHER: Final = "other"  # in the words of a newer peer
 _EMPTY: Final = "empty_stream"
 _BACK_PRESSURE: Final = (b"x-headgate-reason", b"retry-after", b"x-envoy-overloaded")
@@ -307,8 +308,8 @@ class Upstream(asyncio.Protocol):
                 return None
             failure = "" if begins else _EMPTY
         else:
-            turned_away = self.endpoint.is_peer and head.status == 429
-            failure = _STATUS if head.status >= 500 or turned_away or self._is_stranger(head) else ""
+            is_ill = head.status >= 500 or (self.endpoint.is_peer and head.status == 429)
+            failure = _STATUS if is_ill or self._is_stranger(head) else ""
         if failure and self._goes_elsewhere(x, head, failure):
             return None
         if failure and self._is_stranger(head):
@@ -321,8 +322,7 @@ class Upstream(asyncio.Protocol):
         x.status = head.status
         noted = head.noted
         if self.endpoint.is_peer and b"x-headgate-reason" in noted:
-            reason = noted[b"x-headgate-reason"].decode("latin-1")
-            x.reason = reason if reason in REASONS else _OTHER  # it becomes a label
+            x.reason = _OURS.get(noted[b"x-headgate-reason"], _OTHER)  # it becomes a label
         if FIELD in noted:
             self._hear(noted[FIELD])
         return head if x.pipeline.response(x) else None
@@ -402,13 +402,12 @@ class Upstream(asyncio.Protocol):
     def _is_over(self, x: Exchange, silence: float, now: float) -> bool:
         """Nothing more is to be waited for.
 
-        An answer that comes whole is silent until it is done: while the engine moves, that may take as long
-        as what was asked for.
+        An answer that comes whole is silent until it is done: that may take as long as what was asked for.
         """
         if self._streams and not self._congested:
             return False  # its request is not whole
-        endpoint = self.endpoint  # a peer sees itself whether its engine moves
-        stands_still = not endpoint.is_peer and now - endpoint.moved_at >= x.timeouts.first_byte_s
+        own = not self.endpoint.is_peer  # a peer sees itself whether its engine moves
+        stands_still = own and now - self.endpoint.moved_at >= x.timeouts.first_byte_s
         return x.stream or stands_still or silence >= _LATE * x.expected_s
 
     def _try_elsewhere(self, x: Exchange) -> None:
