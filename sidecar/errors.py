@@ -126,6 +126,10 @@ CLIENT_GONE: Final = Refusal("client_gone", 499, "The caller left.")
 INTERNAL: Final = Refusal("internal", 500, "An internal error occurred.", _SERVER)
 
 
+# All of them, for whoever must not believe in others.
+REASONS: Final = frozenset(each.reason for each in list(globals().values()) if isinstance(each, Refusal))
+
+
 class ProtocolError(Exception):
     """A peer sent bytes that are not interpreted; `refusal` says how it is answered."""
 

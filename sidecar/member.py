@@ -186,6 +186,8 @@ class Member:
             return
         try:
             heartbeat = decode(payload)
+            if heartbeat.pod != pod:
+                raise ValueError("it is another pod's")
         except ValueError:
             plane.context.complaints.warn(f"peer {pod}", "its heartbeat cannot be read")
             return

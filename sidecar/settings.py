@@ -379,7 +379,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def breakers(self) -> Breakers:
         """Each is what its key says, or what admission bounds anyway."""
         engine, admission = self.engine, self.admission
-        most = engine.max_requests or max(_REQUESTS, 4 * admission.max_in_flight)
+        most = engine.max_requests
+        if most is None:  # where nobody is admitted, nobody is to be refused either
+            gated = admission.mode == "on"
+            most = max(_REQUESTS, 4 * admission.max_in_flight) if gated else self.max_connections
         return Breakers(
             max_connections=min(engine.max_connections or most, most),  # each request takes one
             max_pending_requests=min(engine.max_pending_requests or admission.max_queue, admission.max_queue),

@@ -115,6 +115,8 @@ DELAYED: Final = {
 WITHOUT_MIRROR: Final = {
     # Rules over interleavings, so a state machine rather than samples.
     "sidecar.pipeline": "property/test_pipeline.py",
+    # What goes on of a request is a rule of HTTP.
+    "sidecar.net.requests": "conformance/test_http1_forwarded.py",
     # Two attempts at once need two engines and a caller.
     "sidecar.stages.hedge": "conformance/test_hedge.py",
     # Command lines: their tests start them as processes.

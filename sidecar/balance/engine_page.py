@@ -69,11 +69,9 @@ _TOTALS: Final = {
         _Source(b"sglang:num_retracted_requests_total"),
     ),
     "generated_total": (
+        # Those that count each step. SGLang's other one, and TGI's, count a request's tokens when it ends.
         _Source(b"vllm:generation_tokens_total"),
-        # SGLang's other one counts a request's tokens when it ends.
         _Source(b"sglang:realtime_tokens_total", b'mode="decode"'),
-        _Source(b"sglang:generation_tokens_total"),
-        _Source(b"tgi_request_generated_tokens_sum"),
     ),
     "prompt_total": (
         _Source(b"vllm:prompt_tokens_total"),

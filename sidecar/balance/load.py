@@ -28,7 +28,7 @@ class EngineLoad:
     kv_used: float | None = None  # 0 to 1
     kv_tokens: int | None = None  # that the KV cache holds
     preemptions_total: int | None = None
-    generated_total: int | None = None  # tokens
+    generated_total: int | None = None  # tokens, counted as they are made
     prompt_total: int | None = None  # tokens
     prefix_hits_total: int | None = None  # tokens that were found in the cache, of
     prefix_queries_total: int | None = None  # tokens that were looked for

@@ -81,6 +81,10 @@ class Progress:
         self._trial_at = now + self._pause
         return True
 
+    def is_certain(self, now: float) -> bool:
+        """It hangs, and has for twice as long as it would have to."""
+        return self.hung and now - self._last > 2 * self.allowed_s
+
     def begin_anew(self, now: float) -> None:
         """The engine was started again: it is another one."""
         self.hung = self._has_moved = False

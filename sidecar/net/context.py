@@ -42,6 +42,7 @@ class Context:
         "introduce",
         "lifecycle",
         "max_connections",
+        "members",
         "overload_status",
         "patience_s",
         "pipeline",
@@ -69,6 +70,7 @@ class Context:
         self.bodies = bodies  # bytes of them that are held in memory
         self.report = report  # how full this pod is, for the heads of answers
         self.clients: set[Downstream] = set()
+        self.members = 0  # of the clients: connections of peers, who carry many callers each
         self.places = Places()  # connections of each address
         self.patience_s = inf  # after so long without a first token another pod is asked
         self.turned_away = 0  # connections beyond max_connections that are being told so
@@ -88,10 +90,14 @@ class Context:
 
     def enter(self, client: Downstream) -> str | None:
         """Take `client` in, or say why it is one too many."""
-        if client.is_mesh:  # they carry many callers, and whoever asks for too much is refused by itself
+        # Apart: neither may keep the other out.
+        if client.is_mesh:
+            if self.members >= self.max_connections:
+                return "try another pod"
+            self.members += 1
             self.clients.add(client)
             return None
-        if len(self.clients) >= self.max_connections:
+        if len(self.clients) - self.members >= self.max_connections:
             return "try another pod"
         # A proxy's address carries many callers, and a unix socket has none.
         if client.peer and not self.trust.covers(client.peer):
@@ -103,6 +109,8 @@ class Context:
 
     def leave(self, client: Downstream) -> None:
         """It is gone, whether or not it was taken in."""
+        if client.is_mesh and client in self.clients:
+            self.members -= 1
         self.clients.discard(client)
         if client.has_place:
             self.places.give_back(client.peer)

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.balance.orca import FIELD, read_report
 from sidecar.errors import (
     FIRST_TOKEN_TIMEOUT,
+    FORBIDDEN,
     INTERNAL,
+    NO_ENDPOINT,
+    REASONS,
     STALLED,
     UPSTREAM_RESET,
     ProtocolError,
@@ -25,11 +29,10 @@ from sidecar.errors import (
 )
 from sidecar.exchange import Exchange, Reply
 from sidecar.http1.encode import LAST_CHUNK, chunk
-from sidecar.http1.fields import PROXY_WORDS
-from sidecar.http1.request import ABSOLUTE
 from sidecar.http1.response import ResponseReader
 from sidecar.llm.tokens import has_token, is_keep_alive
-from sidecar.net.answers import VIA, interim_head
+from sidecar.net.answers import interim_head
+from sidecar.net.requests import request_head
 from sidecar.net.sockets import pause_at_once, read_little
 
 if TYPE_CHECKING:
@@ -44,8 +47,10 @@ _USAGE: Final = b'"usage"'
 _TAIL: Final = 4096  # bytes at the end of a piece in which it is looked for
 _MOST_EARLY: Final = 64 * 1024  # bytes before a first token: a stream may say what we do not know
 _LATE: Final = 2.0
+_HELD_S: Final = 15.0  # what comes before a first token, where the request could go nowhere else anyway
 _LONGEST_REFUSAL: Final = 300  # seconds
-_MAX_REASON: Final = 32
+_OURS: Final = {reason.encode(): reason for reason in REASONS}
+_OTHER: Final = "other"  # in the words of a newer peer
 _EMPTY: Final = "empty_stream"
 _BACK_PRESSURE: Final = (b"x-headgate-reason", b"retry-after", b"x-envoy-overloaded")
 _STATUS: Final = "status"
@@ -217,7 +222,7 @@ class Upstream(asyncio.Protocol):
         if x.client.is_congested:
             self.pause()
         body = x.body
-        head = self._request_head(x, body)
+        head = request_head(x, self.endpoint, self._context)
         self._streams = body is None
         if body is None:
             if not x.request.complete:
@@ -252,33 +257,6 @@ class Upstream(asyncio.Protocol):
         if data:
             self._transport.write(data)
 
-    def _request_head(self, x: Exchange, body: bytes | None) -> list[bytes]:
-        request = x.request
-        noted = request.noted
-        target, host = request.target, noted.get(b"host", b"")
-        if target[:1] != b"/":
-            target, host = _origin_form(request.method, target, host)
-        parts = [request.method, b" ", target, b" HTTP/1.1\r\nhost: ", host, b"\r\n", *request.passing]
-        if body is not None:
-            parts.append(b"content-length: %d\r\n" % len(body))
-        elif request.length is None:
-            parts.append(b"transfer-encoding: chunked\r\n")
-        elif b"content-length" in noted:
-            parts.append(b"content-length: %d\r\n" % request.length)
-        via, peer = VIA[request.version], x.client.peer.encode() or b"unknown"
-        if b"via" in noted:
-            via = b"%b, %b" % (noted[b"via"], via)
-        parts += (b"via: ", via, b"\r\nx-forwarded-for: ")
-        if x.by_proxy:
-            parts += _proxys_words(noted, peer, host)
-        else:
-            parts += (peer, b"\r\nx-forwarded-proto: http\r\nx-forwarded-host: ", host)
-        parts += (b"\r\nx-request-id: ", x.request_id, b"\r\n")
-        if self.endpoint.is_peer:
-            parts.append(self._context.introduce(x, target))
-        parts.append(b"\r\n")
-        return parts
-
     # The answer back.
 
     def _head(self, x: Exchange, body: bytes) -> ResponseHead | None:
@@ -304,8 +282,13 @@ class Upstream(asyncio.Protocol):
                 return None
             failure = "" if begins else _EMPTY
         else:
-            failure = _STATUS if head.status >= 500 or (self.endpoint.is_peer and head.status == 429) else ""
+            is_ill = head.status >= 500 or (self.endpoint.is_peer and head.status == 429)
+            failure = _STATUS if is_ill or self._is_stranger(head) else ""
         if failure and self._goes_elsewhere(x, head, failure):
+            return None
+        if failure and self._is_stranger(head):
+            self.abandon()
+            x.pipeline.refuse(x, Reply(NO_ENDPOINT, retry_after_s=self._context.clock.jitter(1.0, 0.2)))
             return None
         self._head_seen = True
         self._heard = self._context.clock.now()
@@ -313,10 +296,14 @@ class Upstream(asyncio.Protocol):
         x.status = head.status
         noted = head.noted
         if self.endpoint.is_peer and b"x-headgate-reason" in noted:
-            x.reason = noted[b"x-headgate-reason"].decode("latin-1")[:_MAX_REASON]
+            x.reason = _OURS.get(noted[b"x-headgate-reason"], _OTHER)  # it becomes a label
         if FIELD in noted:
             self._hear(noted[FIELD])
         return head if x.pipeline.response(x) else None
+
+    def _is_stranger(self, head: ResponseHead) -> bool:
+        """The peer has another key than we, for a while or by mistake: no matter of the caller's."""
+        return self.endpoint.is_peer and head.noted.get(b"x-headgate-reason") == FORBIDDEN.reason.encode()
 
     def _goes_elsewhere(self, x: Exchange, head: ResponseHead, failure: str) -> bool:
         """Another place is found for `x`, and what came of this answer is forgotten."""
@@ -394,13 +381,24 @@ class Upstream(asyncio.Protocol):
     def _is_over(self, x: Exchange, silence: float, now: float) -> bool:
         """Nothing more is to be waited for.
 
-        An answer that comes whole is silent until it is done: while the engine moves, that may take as long
-        as what was asked for.
+        An answer that comes whole is silent until it is done: that may take as long as what was asked for.
         """
         if self._streams and not self._congested:
             return False  # its request is not whole
-        stands_still = now - self.endpoint.moved_at >= x.timeouts.first_byte_s
+        own = not self.endpoint.is_peer  # a peer sees itself whether its engine moves
+        stands_still = own and now - self.endpoint.moved_at >= x.timeouts.first_byte_s
         return x.stream or stands_still or silence >= _LATE * x.expected_s
+
+    def _begin(self, x: Exchange) -> None:
+        """Pass on what came before the first token: it may be there to keep proxies from giving up."""
+        early, self._early = self._early, b""
+        head = self._reader.head
+        assert head is not None
+        self._head_seen = True
+        x.responded = self._context.clock.now()
+        x.status = head.status
+        if x.pipeline.response(x):
+            x.client.relay(x, head, early, False)
 
     def _try_elsewhere(self, x: Exchange) -> None:
         """The first token is late; where nobody else could do it, it may still come."""
@@ -444,6 +442,8 @@ class Upstream(asyncio.Protocol):
                     self._fail(FIRST_TOKEN_TIMEOUT)
                 elif x.stream and silence >= self._context.patience_s and not self._streams:
                     self._try_elsewhere(x)
+                elif self._early and silence >= _HELD_S and self._context.patience_s == inf:
+                    self._begin(x)
             elif silence >= timeouts.stall_s:
                 self._fail(STALLED)
         if not self._transport.is_closing():
@@ -466,26 +466,3 @@ def _count(x: Exchange, data: bytes) -> None:
     at = data.rfind(_USAGE, -_TAIL)
     if at >= 0:
         x.tail = data[at:]
-
-
-def _origin_form(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
-    """An absolute target's path and authority; the latter replaces Host (RFC 9112 section 3.2.2)."""
-    absolute = ABSOLUTE.fullmatch(target)
-    if absolute is None:  # `*`
-        return target, host
-    authority, path = absolute.groups()
-    if not path and method == b"OPTIONS":
-        return b"*", authority  # RFC 9112 section 3.2.4
-    return (path if path[:1] == b"/" else b"/" + path), authority
-
-
-def _proxys_words(noted: dict[bytes, bytes], peer: bytes, host: bytes) -> list[bytes]:
-    """What a trusted proxy says of the caller, after `x-forwarded-for: `."""
-    came_by = noted.get(b"x-forwarded-for")
-    parts = [came_by, b", ", peer] if came_by else [peer]
-    parts += (b"\r\nx-forwarded-proto: ", noted.get(b"x-forwarded-proto", b"http"))
-    parts += (b"\r\nx-forwarded-host: ", noted.get(b"x-forwarded-host") or host)
-    for name in PROXY_WORDS:
-        if name in noted:
-            parts += (b"\r\n", name, b": ", noted[name])
-    return parts

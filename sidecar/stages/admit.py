@@ -85,7 +85,10 @@ class Admit(Stage):
         if not x.is_work:
             return None
         now = self._clock.now()
-        if x.away or self._goes_away(x, now) or self._off:
+        if x.away or self._goes_away(x, now):
+            return None
+        if self._off:
+            self._price(x)
             return None
         admission, ticket = self._admission, x.ticket
         if ticket is not None:  # it was sent back here
@@ -221,9 +224,20 @@ class Admit(Stage):
         if x.hop or not fleet.has_somebody(now, x.model):
             return False
         x.away = True
+        self._price(x)
+        return True
+
+    def _price(self, x: Exchange) -> None:
+        """What it should cost and how long it should take, where it gets no ticket."""
         _, fresh, answer = self._estimates.expect(x.tenant, x.model, x.size, x.max_tokens)
         x.cost = fresh + DECODE * answer * x.answers
-        return True
+        self._time(x, fresh, answer)
+
+    def _time(self, x: Exchange, fresh: float, answer: float) -> None:
+        """An answer may be far longer than usual, but not than it may be."""
+        longest = x.max_tokens if x.max_tokens is not None else _LONG * answer
+        meter = self._admission.meter
+        x.expected_s = fresh / meter.prompt_rate + longest * meter.itl_s
 
     def _ticket(self, x: Exchange, now: float) -> Ticket:
         tenant, cls = x.tenant, self._rank[x.cls]
@@ -235,10 +249,7 @@ class Admit(Stage):
         ticket = Ticket(x, cls, tenant, x.weight, prompt, fresh, answer * x.answers, x.origin, due)
         ticket.steady = x.stream
         x.cost = ticket.work
-        meter = self._admission.meter
-        # An answer may be far longer than usual, but not than it may be.
-        longest = x.max_tokens if x.max_tokens is not None else _LONG * answer
-        x.expected_s = fresh / meter.prompt_rate + longest * meter.itl_s
+        self._time(x, fresh, answer)
         body = x.body
         if body is not None:
             if self._tells_engine and not self._shadow:

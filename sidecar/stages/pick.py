@@ -48,7 +48,9 @@ _LATEST: Final = 0.95  # of first tokens: one that takes longer is late
 _OUTRUN: Final = "outrun"  # by a second attempt
 _MOVED: Final = "moved"  # the engine is down: that is no retry of anybody's choice
 _BROKEN: Final = frozenset({CONNECT_FAILED.reason, UPSTREAM_RESET.reason})
-_ELSEWHERE: Final = frozenset({b"overloaded", b"queue_full", b"queue_timeout", b"no_endpoint", b"draining"})
+_ELSEWHERE: Final = frozenset(
+    {b"overloaded", b"queue_full", b"queue_timeout", b"no_endpoint", b"draining", b"forbidden"}
+)
 _SAFE: Final = (b"GET", b"HEAD", b"OPTIONS")  # RFC 9110 section 9.2.1
 
 
@@ -86,7 +88,7 @@ class Pick(Stage):
         self._fleet = fleet
         self._progress = progress
         self._seen = (0, 0)  # at the last tick: what had come from the engine, and its own counters
-        self._tokens = 0  # and the tokens of what ran
+        self._came = 0  # and what ran had got
         self._was_healthy = fleet.own.healthy
         self._budget = budget
         self._first_tokens = first_tokens
@@ -195,21 +197,24 @@ class Pick(Stage):
     def _has_moved(self, own: Endpoint, now: float) -> tuple[bool, bool]:
         """Whether there was progress since the last look, and whether it would have been seen.
 
-        Nothing is seen of an answer that comes whole, but for the engine's counters; where its check fails
-        as well, that is enough to go by.
+        A stream shows its events, or its bytes where it has none that can be told. Of an answer that comes
+        whole nothing is seen but the engine's counters, if it is one that is made of tokens; where the
+        engine's check fails as well, that is enough to go by.
         """
         load, before = own.load, self._seen
-        counts = now - load.counted_at <= self._max_age_s
-        tells = counts or not own.healthy
-        tokens, busy = 0, False
+        counts = load.generated_total is not None and now - load.counted_at <= self._max_age_s
+        came, busy = 0, False
         for x in own.carried:
             if x.is_work:
-                tokens += x.tokens
-                busy = busy or ((x.stream or tells) and not x.client.is_congested)
-        counted = (load.generated_total or 0) + (load.prompt_total or 0) if counts else before[1]
-        self._seen = own.moved, counted
-        moved = own.moved != before[0] or tokens > self._tokens or counted > before[1]
-        self._tokens = tokens
+                if x.responded:  # else it is a role chunk, or what keeps a connection alive
+                    came += x.tokens or x.bytes_out
+                counted = counts and x.body is not None and x.answers > 0
+                shows = x.stream or counted or not own.healthy
+                busy = busy or (shows and not x.client.is_congested)
+        total = (load.generated_total or 0) + (load.prompt_total or 0) if counts else before[1]
+        self._seen = own.moved, total
+        moved = own.moved != before[0] or came > self._came or total > before[1]
+        self._came = came
         return moved, busy
 
     def _move_all(self, own: Endpoint, now: float) -> None:
@@ -225,7 +230,7 @@ class Pick(Stage):
                 self._budget.owe(x.cost, now)
                 self._forget(x, own)
                 x.pipeline.retry(x, at=self._restart_at)
-            else:
+            elif x.hop or self._progress.is_certain(now):  # else it may still come, for nobody else does it
                 x.pipeline.refuse(
                     x, Reply(NO_ENDPOINT, retry_after_s=self._clock.jitter(self._retry_after_s, _SCATTER))
                 )

@@ -197,6 +197,52 @@ def test_a_peer_that_is_full_sends_us_on() -> None:
     pod.assert_at_rest()
 
 
+@pytest.mark.parametrize("peers", [1, 2])
+def test_a_peer_that_does_not_believe_us_is_no_matter_of_the_callers(peers: int) -> None:
+    pod = Pod(peers=peers)
+    pod.endpoint.healthy = False
+    client = pod.ask(b"{}")
+    pod.engine >> answer(b"403 No", b"no", b"content-length: 2", b"x-headgate-reason: forbidden")
+    assert len(pod.engines) == peers
+    if peers > 1:
+        pod.engine >> ok(b"fine")
+    told = client.answer(b"POST")
+    assert (told.status, told.reason) == ((200, "") if peers > 1 else (503, "no_endpoint"))
+    pod.assert_at_rest()
+
+
+def test_what_a_peer_calls_its_reason_is_one_that_we_know() -> None:
+    pod = Pod()
+    pod.endpoint.healthy = False
+    client = pod.ask(b"{}")
+    pod.peer >> answer(b"400 No", b"no", b"content-length: 2", b"x-headgate-reason: whatever")
+    assert client.answer(b"POST").reason == "whatever"
+    assert pod.record.reason == "other"
+
+
+def test_a_whole_answer_of_a_peer_takes_as_long_as_what_was_asked_for() -> None:
+    pod = Pod("timeouts: {first_byte_s: 20}")
+    pod.endpoint.healthy = False
+    client = pod.ask(b'{"max_tokens": 2000}')  # a minute, at 30 ms
+    pod.advance(100.0)
+    assert not client.has_news
+    pod.advance(30.0)
+    assert client.answer(b"POST").reason == "first_token_timeout"
+    pod.assert_at_rest()
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_retries_have_a_budget_whatever_admission_does(mode: str) -> None:
+    pod = Pod(f"admission: {{mode: '{mode}'}}\nretry: {{base_ms: 1, budget: 0}}\noutlier: {{mode: 'off'}}")
+    for _ in range(40):
+        client = pod.ask(b"{}")
+        pod.own >> answer(b"503 No", b"no", b"content-length: 2")
+        if not client.has_news:
+            pod.peer >> ok(b"fine")
+    assert pod.attempts[("engine", "status")] == 40
+    assert pod.attempts[("peer", "ok")] == 10, "what may be in any case"
+
+
 def test_the_last_peers_refusal_keeps_its_reason() -> None:
     pod = Pod()
     pod.endpoint.healthy = False
@@ -236,6 +282,18 @@ class TestKeepAlives:
         assert not client.has_news
         self.ping(pod, 4)
         assert client.answer(b"POST").reason == "first_token_timeout"
+
+    def test_where_nobody_else_could_do_it_they_are_passed_on_in_the_end(self) -> None:
+        alone = Wire("timeouts: {stall_s: 30}")
+        client = alone.client() >> post(CHAT, STREAM)
+        alone.engine >> SSE + chunked(PING, ROLE, last=False)
+        alone.advance(14.0)
+        assert not client.has_news
+        alone.advance(8.0)
+        alone.engine >> chunked(PING, token("Hi"), DONE)
+        told = client.answer(b"POST")
+        assert (told.complete, told.body) == (True, PING + ROLE + PING + token("Hi") + DONE)
+        alone.assert_at_rest()
 
     def test_they_do_not_extend_a_stall(self) -> None:
         pod = Pod(self.LIMITS)

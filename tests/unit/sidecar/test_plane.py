@@ -16,6 +16,22 @@ def inside(wire: Wire) -> list[Exchange]:
     return [client._x for client in wire.context.clients if client._x is not None]
 
 
+# A long prompt.
+
+
+@pytest.mark.parametrize("mode", ["on", "shadow", "off"])
+def test_the_first_long_prompt_is_not_taken_for_a_hang(mode: str) -> None:
+    wire = Wire(f"admission: {{mode: '{mode}'}}")
+    (wire.client() >> post(CHAT, b'{"stream": true}')).received()
+    wire.engine >> SSE + chunked(b"data: {}\n\n")
+    long = b'{"stream": true, "prompt": "%b"}' % (b"word " * 8000)
+    client = wire.client() >> post(CHAT, long)
+    wire.advance(30.0)
+    assert not wire.endpoint.hung
+    wire.engine >> SSE + chunked(b"data: {}\n\n")
+    assert client.answer(b"POST").status == 200
+
+
 # Reloads.
 
 

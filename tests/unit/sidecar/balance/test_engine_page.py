@@ -149,9 +149,13 @@ def test_tensor_parallel_ranks_say_the_same_and_data_parallel_ones_do_not() -> N
 
 
 def test_tgi() -> None:
-    assert read_page(TGI, 0.0) == EngineLoad(
-        0.0, 0.0, running=4, waiting=12, generated_total=64_000, prompt_total=128
-    )
+    assert read_page(TGI, 0.0) == EngineLoad(0.0, 0.0, running=4, waiting=12, prompt_total=128)
+
+
+def test_what_counts_tokens_only_when_an_answer_ends_does_not_count_them_as_they_are_made() -> None:
+    load = read_page(b"sglang:num_running_reqs 1\nsglang:generation_tokens_total 7\n" + TGI, 0.0)
+    assert load is not None
+    assert load.generated_total is None
 
 
 def test_our_own_pod() -> None:

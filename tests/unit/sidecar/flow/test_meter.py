@@ -32,6 +32,14 @@ def test_the_prompt_rate_follows_and_never_falls_to_nothing() -> None:
     assert meter.prompt_rate >= 50.0
 
 
+def test_what_is_only_believed_is_not_said_to_be_measured() -> None:
+    meter = Meter(0.0)
+    assert meter.measured_prompt_rate == 0.0
+    for n in range(3):
+        meter.on_first_token(ticket(dispatched=float(n), ahead=2000.0), n + 0.5)
+    assert meter.measured_prompt_rate == meter.prompt_rate
+
+
 def test_a_few_tokens_do_not_make_a_rate() -> None:
     meter = Meter(0.0)
     before = meter.prompt_rate

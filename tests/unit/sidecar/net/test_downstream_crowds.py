@@ -100,3 +100,15 @@ def test_a_crowd_leaves_no_memory_of_its_addresses() -> None:
         client.abort()
     wire.settle()
     assert len(wire.context.places) == 0
+
+
+def test_members_and_callers_do_not_keep_each_other_out() -> None:
+    wire = Wire("max_connections: 2")
+    members = [wire.client(is_mesh=True) for _ in range(3)]
+    assert [is_turned_away(client) for client in members] == [False, False, True]
+    callers = [wire.client() for _ in range(3)]
+    assert [is_turned_away(client) for client in callers] == [False, False, True]
+    for client in (*members, *callers):
+        client >> End.RESET
+    assert not is_turned_away(wire.client(is_mesh=True))
+    assert not is_turned_away(wire.client())

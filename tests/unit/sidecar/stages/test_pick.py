@@ -138,6 +138,12 @@ class TestHanging:
             rig.pass_time(0.125)
             rig.pick.tick(0.0, 0.0)
 
+    def hang_while_counting(self, rig: Rig, made: int | None) -> None:
+        rig.own.load.generated_total = made
+        for _ in range(50):
+            rig.own.load.counted_at = rig.clock.now()
+            self.hang(rig, 0.125)
+
     @pytest.mark.parametrize(
         ("rate", "size", "hangs_after"),
         [
@@ -179,6 +185,9 @@ class TestHanging:
         rig = self.rig(peers=0)
         x = rig.ask_with()
         self.hang(rig)
+        assert rig.own.hung
+        assert x not in rig.answers, "it may still come"
+        self.hang(rig)
         assert (rig.reason(x), rig.answers[x].retry_after_s) == ("no_endpoint", 6.0)
 
     def test_what_a_peer_has_given_us_goes_no_further(self) -> None:
@@ -198,6 +207,7 @@ class TestHanging:
             rig.pick.tick(0.0, 0.0)
             self.hang(rig, 4.0)
             if kind == "token":
+                x.responded = rig.clock.now()
                 x.tokens += 1
             elif kind == "answer":
                 y = rig.ask_with()
@@ -219,11 +229,32 @@ class TestHanging:
         rig = self.rig()
         x = rig.ask_with(stream=False)
         rig.own.healthy = tells != "checks"
-        for _ in range(50):
-            if tells == "counters":
-                rig.own.load.counted_at = rig.clock.now()
-            self.hang(rig, 0.125)
+        self.hang_while_counting(rig, made=7 if tells == "counters" else None)
         assert (rig.own.hung, x.attempt) == (True, 2)
+
+    @pytest.mark.parametrize(
+        ("made", "found"),
+        [(None, {}), (7, {"answers": 0}), (7, {"body": None})],
+        ids=["of what has ended alone", "no tokens", "a body that is not read"],
+    )
+    def test_no_counter_tells_of_it(self, made: int | None, found: dict[str, Any]) -> None:
+        rig = self.rig()
+        x = rig.ask_with(stream=False)
+        for name, value in found.items():
+            setattr(x, name, value)
+        self.hang_while_counting(rig, made)
+        assert (rig.own.hung, x.attempt) == (False, 1)
+
+    def test_a_stream_without_events_moves_by_its_bytes(self) -> None:
+        rig = self.rig()
+        x = rig.ask_with()
+        rig.responds(x)
+        for _ in range(10):
+            self.hang(rig, 4.0)
+            x.bytes_out += 20
+        assert not rig.own.hung
+        self.hang(rig)
+        assert rig.own.hung
 
     def test_what_its_caller_does_not_read_says_nothing(self) -> None:
         rig = self.rig()
@@ -255,6 +286,7 @@ class TestHanging:
         self.hang(rig)
         caplog.set_level("WARNING")
         x = rig.ask_with(on_trial=True)
+        x.responded = rig.clock.now()
         x.tokens = 1
         rig.pick.tick(0.0, 0.0)
         assert not rig.own.hung
