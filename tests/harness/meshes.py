@@ -211,7 +211,7 @@ class Mesh:
         self.wait_until_well()
 
     def wait_until_well(self) -> None:
-        """Everybody sees everybody serve, no attempt is barred from anywhere, and nothing is under way."""
+        """Everybody sees everybody serve and has all of its work, and nothing is under way."""
         for member in self.members:
             member.gate.process.wait_for(
                 lambda member=member: self._is_well(member), what=f"{member.name} sees all well"
@@ -222,6 +222,7 @@ class Mesh:
         seen = member.sees()
         return seen.keys() == {each.name for each in self.members} and all(
             (entry["state"], entry["ejected"], entry["blocked_s"]) == ("serving", False, 0)
+            and entry.get("share", 1) == 1
             for entry in seen.values()
         )
 

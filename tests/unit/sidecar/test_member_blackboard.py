@@ -163,6 +163,13 @@ class TestViews:
         assert pod.knows().keys() == {"pod-2"}
         assert "peer pod-1" in caplog.text
 
+    @pytest.mark.parametrize("whose", ["pod-0", "pod-2"])
+    def test_nobody_speaks_for_another(self, whose: str) -> None:
+        pod = Pod()
+        said = says(whose, address="10.6.6.6:80")
+        pod.takes(says("pod-2"), Known("pod-1", 0, "serving", 1.0, 0.0, said.payload))
+        assert {each: peer.host for each, peer in pod.plane.fleet.peers.items()} == {"pod-2": "10.0.0.2"}
+
     def test_the_meshs_retries_bound_ours(self) -> None:
         pod = Pod()
         pod.plane.retries.deposit(1000.0, pod.clock.now())
