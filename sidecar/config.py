@@ -98,9 +98,11 @@ def needs_restart(old: Config, new: Config) -> str | None:
     """The first changed key that a running sidecar cannot take over."""
     if list(old.classes) != list(new.classes):
         return "classes (their names or their order)"
-    if new.mesh is not None and (old.redis is None) != (new.redis is None):
-        return "redis (members meet there, or they do not)"
-    return next((key for key in _NEEDS_RESTART if getattr(old, key) != getattr(new, key)), None)
+    for key in _NEEDS_RESTART:
+        if getattr(old, key) != getattr(new, key):
+            return key
+    meets = new.mesh is not None and (old.redis is None) != (new.redis is None)
+    return "redis (members meet there, or they do not)" if meets else None
 
 
 def schema() -> dict[str, object]:

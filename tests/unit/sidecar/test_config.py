@@ -298,6 +298,15 @@ def test_needs_restart() -> None:
     assert needs_restart(old, others) == "classes (their names or their order)"
 
 
+def test_members_that_begin_to_meet_need_a_restart() -> None:
+    listed = "mesh: {pod: p, peers: ['h:2'], secret_file: s}"
+    met = "redis: {url: 'redis://h'}\n" + listed
+    before, after = decode(ENGINE + listed, {}), decode(ENGINE + met, {})
+    found = "redis (members meet there, or they do not)"
+    assert needs_restart(before, after) == needs_restart(after, before) == found
+    assert needs_restart(after, decode(ENGINE + met.replace("//h", "//i"), {})) is None
+
+
 def test_what_is_not_built_is_named() -> None:
     text = "limits: [{name: a, limit: 1}]\nretry: {mode: off}\nredis: {url: 'redis://h'}\n"
     assert decode(ENGINE + text, {}).unbuilt() == ["limits", "redis"]
