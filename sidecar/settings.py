@@ -86,7 +86,7 @@ class Engine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Count | None, doc("requests that wait for the engine; absent: admission.max_queue")
     ] = None
     max_requests: Annotated[
-        Count | None, doc("of any kind, at the engine; absent: 1024, or 4 times admission.max_in_flight")
+        Count | None, doc("requests at the engine at once, of any kind; absent: max_connections")
     ] = None
     max_retries: Annotated[Count, doc("requests that are tried again at once")] = 32
 
@@ -180,7 +180,6 @@ CLASSES: Final = {
     "batch": ServiceClass(ttft_s=30.0),
 }
 _MOST_CLASSES: Final = 8
-_REQUESTS: Final = 1024  # Envoy's
 
 
 class ClassRule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -379,10 +378,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def breakers(self) -> Breakers:
         """Each is what its key says, or what admission bounds anyway."""
         engine, admission = self.engine, self.admission
-        most = engine.max_requests
-        if most is None:  # where nobody is admitted, nobody is to be refused either
-            gated = admission.mode == "on"
-            most = max(_REQUESTS, 4 * admission.max_in_flight) if gated else self.max_connections
+        # Work is admitted within narrower bounds; nothing else is refused that has found a connection to us.
+        most = engine.max_requests or self.max_connections
         return Breakers(
             max_connections=min(engine.max_connections or most, most),  # each request takes one
             max_pending_requests=min(engine.max_pending_requests or admission.max_queue, admission.max_queue),

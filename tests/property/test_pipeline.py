@@ -322,6 +322,17 @@ def test_a_no_that_comes_while_a_stage_parks_the_exchange_is_not_lost() -> None:
     assert (x.state, stage.left, answered) == (DONE, 1, ["rate_limited"])
 
 
+def test_a_no_that_comes_for_one_who_waits_does_not_wait_for_its_turn() -> None:
+    def ask_and_park(x: Exchange) -> Verdict:
+        x.pipeline.hold(x)
+        return PARKED
+
+    stage = Scripted(ask_and_park)
+    x, answered = alone(stage)
+    x.pipeline.release(x, Reply(RATE_LIMITED))
+    assert (x.state, stage.left, answered) == (DONE, 1, ["rate_limited"])
+
+
 def test_a_crash_in_a_response_hook_costs_that_exchange_alone() -> None:
     class Fragile(Stage):
         def on_response(self, x: Exchange) -> None:

@@ -55,6 +55,7 @@ def test_retries_are_forgotten_as_well(after: float, retries: int) -> None:
     assert granted(budget, now=NOW + after) == retries
 
 
+@pytest.mark.interpreted  # a compiled one cannot be copied
 def test_the_window_slides_second_by_second() -> None:
     budget = RetryBudget(1.0)
 

@@ -9,6 +9,8 @@ from sidecar.errors import STALLED
 from sidecar.exchange import DONE, FORWARDED
 from tests.unit.sidecar.stages.picking import AT_ONCE, COST, HANGS, Carrier, Rig, down
 
+pytestmark = pytest.mark.interpreted  # its rig is a stage of the test's own
+
 
 class TestWhere:
     def test_the_engine_beside_us_takes_all_that_it_can(self) -> None:

@@ -9,6 +9,8 @@ from sidecar.errors import CONNECT_FAILED, FIRST_TOKEN_TIMEOUT, UPSTREAM_PROTOCO
 from sidecar.exchange import DONE, FORWARDED
 from tests.unit.sidecar.stages.picking import AT_ONCE, COST, Rig
 
+pytestmark = pytest.mark.interpreted  # its rig is a stage of the test's own
+
 
 class TestRetries:
     @pytest.mark.parametrize(
