@@ -70,7 +70,9 @@ def test_of_an_engine_that_is_killed_only_begun_streams_break(three: Mesh) -> No
     assert answered(waiting) == []
     assert answered(broken.streams(4, max_tokens=TOKENS)) == []
     three.wait_until_seen(broken, "down")
-    assert answered([stream for each in three.members for stream in each.streams(3)]) == []
+    streams = [stream for each in three.members for stream in each.streams(3, max_tokens=4)]
+    assert answered(streams) == []
+    assert [broken.decision(each)["attempts"] for each in streams[:3]] == [1] * 3
     assert not broken.serves()
 
     broken.start_engine()
@@ -84,7 +86,10 @@ def test_an_engine_that_hangs_is_left_though_its_health_is_ok(three: Mesh) -> No
     for stream in begun:
         stream.begin()
     broken.fault("hang", health="ok")
-    assert answered(broken.streams(6, max_tokens=TOKENS)) == []
+    waiting = broken.streams(6, max_tokens=TOKENS)
+    assert answered(waiting) == []
+    assert broken.gate.metric("headgate_attempts_total", to="engine", outcome="moved") > 0
+    assert broken.gate.metric("headgate_attempts_total", to="engine", outcome="first_token_timeout") == 0
     three.wait_until_seen(broken, "down", by=three.members)
     own = broken.sees()[broken.name]
     assert (own["hung"], own["healthy"]) == (True, True)
