@@ -17,8 +17,8 @@ from typing import Any, Final
 from tests.harness.processes import HOST, Running, free_port, free_ports, valkey
 from tests.harness.sidecars import Pod, Settings, Sidecar, ask, chat_body, fake_pod, sidecar, sidecar_settings
 
-# Faults are seen and forgotten within seconds. Slowness is left out: two cores are no quiet place, and
-# callers are few, so that retries are a large part of what they ask.
+# Faults are seen and forgotten within seconds. Slowness is left out: two cores are no quiet place. So is
+# panic, which would hide the cap of so few pods. Callers are few: retries are a large part of what they ask.
 QUICK: Final[Settings] = {
     "outlier": {
         "interval_s": 1,
@@ -27,6 +27,7 @@ QUICK: Final[Settings] = {
         "max_ejection_time_jitter_s": 0,
         "slow_start_s": 0,
         "slow_windows": 1_000_000,
+        "panic_threshold_percent": 0,
     },
     "retry": {"budget": 1},
     "timeouts": {"engine_idle_s": 1},
@@ -99,13 +100,13 @@ class Stream:
 class Member:
     """One pod of a mesh: an engine with faults on demand, and the sidecar beside it."""
 
-    def __init__(self, name: str, folder: Path, settings: Settings) -> None:
+    def __init__(self, name: str, folder: Path, settings: Settings, faults: int) -> None:
         self.name = name
         self.settings = settings
         self.pod: Pod
         self.gate: Sidecar
         self.folder = folder
-        self._faults = free_port()
+        self._faults = faults
         self._port = int(settings["engine"]["address"].rpartition(":")[2])
         self._asked: list[Stream] = []
         self._engine = contextlib.ExitStack()
@@ -259,8 +260,8 @@ def mesh(
     store = Store()
     more = sections.pop("mesh", {})
     members = []
-    ports = iter(free_ports(3 * pods))
-    for i, (port, peers, health) in enumerate(zip(ports, ports, ports, strict=True)):
+    ports = iter(free_ports(6 * pods))
+    for i, (port, peers, health, listen, admin, faults) in enumerate(zip(*[ports] * 6, strict=True)):
         home = folder / f"pod-{i}"
         home.mkdir()
         secret = home / "secret"
@@ -271,11 +272,13 @@ def mesh(
             redis={"url": f"redis://{HOST}:{store.port}/0", "timeout_ms": 200},
             mesh={"name": "faults", "pod": home.name, "listen": f"{HOST}:{peers}", "secret_file": str(secret)}
             | more,
+            listen=f"{HOST}:{listen}",
+            admin=f"{HOST}:{admin}",
             **(QUICK | sections),
         )
         if health_listens:
             settings["health_listen"] = f"{HOST}:{health}"
-        members.append(Member(home.name, home, settings))
+        members.append(Member(home.name, home, settings, faults))
     found = Mesh(members, store)
     with contextlib.ExitStack() as stack:
         stack.callback(at_once, [member.stop for member in members])
