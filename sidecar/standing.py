@@ -140,5 +140,5 @@ def _about(plane: Plane, endpoint: Endpoint, pod: str, now: float) -> dict[str, 
         "until_s": round(until - now, 1) if endpoint.ejected and until > now else None,
         "voters": list(grant.voters) if grant is not None else [],
         "in_flight": endpoint.in_flight,
-        "blocked_s": round(max(endpoint.blocked_until - now, 0.0), 3),
+        "blocked_s": round(max(endpoint.blocked_until - now, endpoint.not_before - now, 0.0), 3),
     }

@@ -112,6 +112,8 @@ class Fleet:
         peer.capacity = heartbeat.capacity
         peer.share = heartbeat.share
         peer.sent = 0
+        if heartbeat.state == "serving" and heartbeat.utilization < 1:
+            peer.not_before = 0.0  # whatever it refused for is over
         return peer
 
     def forget(self, pod: str) -> None:

@@ -1,6 +1,7 @@
 """Which peer is asked, and what is known of them."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -280,3 +281,14 @@ def test_a_share_is_of_no_use_to_who_is_alone() -> None:
     it = fleet(chance=drawn(0.9))
     it.share = 0.25
     assert it.own_takes(NOW)
+
+
+@pytest.mark.parametrize(
+    ("said", "waits"),
+    [({}, False), ({"utilization": 1.0}, True), ({"state": "down"}, True), ({"state": "draining"}, True)],
+)
+def test_who_says_that_it_has_room_again_is_asked_again(said: dict[str, Any], waits: bool) -> None:
+    it = fleet(says("pod-1"))
+    it.peers["pod-1"].not_before = NOW + 60
+    it.hear(says("pod-1", **said), NOW + 1)
+    assert (it.peers["pod-1"].not_before > NOW) is waits
