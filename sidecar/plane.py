@@ -201,7 +201,8 @@ class Plane:
         place is told so, and when to return. Safe to ask from any thread.
         """
         welcome = self.unready() is None
-        return {**dict.fromkeys(self.catalog.names(), welcome), POD: welcome, ENGINE: self.endpoint.healthy}
+        is_well = self.endpoint.healthy and not self.endpoint.hung
+        return {**dict.fromkeys(self.catalog.names(), welcome), POD: welcome, ENGINE: is_well}
 
     def late_s(self) -> float:
         """Seconds since the event loop last turned; about a tick when all is well."""

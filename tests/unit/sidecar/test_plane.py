@@ -206,6 +206,9 @@ def test_the_services_are_the_pod_its_engine_and_its_models(plane: Plane) -> Non
     plane.lifecycle.lagging = True
     assert plane.services() == {"": False, "engine": True, "llama": False, "sql": False}
     plane.lifecycle.lagging = False
+    plane.endpoint.hung = True
+    assert plane.services()["engine"] is False, "whatever its check says"
+    plane.endpoint.hung = False
     plane.endpoint.healthy = False
     assert plane.services() == {"": False, "engine": False, "llama": False, "sql": False}
     plane.catalog.load(b'{"data": []}')
